@@ -1,0 +1,169 @@
+"""The contract between Foretune and a trial's process, version 1.
+
+Standard library only: the trainer, the reporting SDK, the tracker and the operator all import
+this module, so that a name or a number of the contract is written down once.
+
+What goes in: a read-only file `trial.json` (`ENV_CONFIG` names it) and environment variables.
+What comes out: reports, carried three ways (HTTP, a marked line on stdout, the termination
+message), and an exit code.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import re
+from typing import Any, Final
+
+CONTRACT_VERSION: Final = 1
+"""Version of `trial.json` and of a report; a tracker refuses others with 409."""
+
+CONFIG_DIR: Final = "/foretune/config"
+"""Where a pod finds `trial.json` and `token`; read-only."""
+
+WORK_DIR: Final = "/foretune/work"
+"""Where a pod writes checkpoints and its report spool."""
+
+CACHE_DIR: Final = "/foretune/cache"
+"""Where a pod finds hub blobs; may be read-only."""
+
+ENV_CONFIG: Final = "FORETUNE_CONFIG"
+"""Path of `trial.json`."""
+
+ENV_PARAMS: Final = "FORETUNE_PARAMS"
+"""The trial's parameters as one JSON object."""
+
+ENV_PARAM_PREFIX: Final = "FORETUNE_PARAM_"
+"""Prefix of one variable a parameter; see `parameter_variable`."""
+
+ENV_TRIAL: Final = "FORETUNE_TRIAL"
+"""`<job uid>/<index>`: the trial uid under which reports are booked; unset outside a trial."""
+
+ENV_ATTEMPT: Final = "FORETUNE_ATTEMPT"
+"""Number of the attempt, from 0."""
+
+ENV_POD_UID: Final = "FORETUNE_POD_UID"
+"""Uid of the pod (in local mode: of the process); part of a report's identity."""
+
+ENV_REPORT_URL: Final = "FORETUNE_REPORT_URL"
+"""Base URL of the tracker; reports go to `<url>` + `REPORTS_PATH`."""
+
+ENV_TOKEN_FILE: Final = "FORETUNE_TOKEN_FILE"
+"""File that holds the bearer token; read anew for each request, since kubelets rotate it."""
+
+ENV_CA_FILE: Final = "FORETUNE_CA_FILE"
+"""CA bundle for an https tracker; optional."""
+
+ENV_CHECKPOINT_DIR: Final = "FORETUNE_CHECKPOINT_DIR"
+"""Folder for this trial's checkpoints, shared by its attempts; optional."""
+
+ENV_TERMINATION_LOG: Final = "FORETUNE_TERMINATION_LOG"
+"""Where the termination message goes; default `TERMINATION_LOG`."""
+
+TERMINATION_LOG: Final = "/dev/termination-log"
+"""Kubernetes' default path of the termination message."""
+
+TERMINATION_LIMIT: Final = 4096
+"""Bytes Kubernetes keeps of a termination message."""
+
+TOKEN_AUDIENCE: Final = "foretune"
+"""Audience of every projected service-account token that Foretune accepts."""
+
+REPORTS_PATH: Final = "/v1/reports"
+"""Path of the tracker to which a JSON array of reports is POSTed."""
+
+BODY_LIMIT: Final = 64 * 1024
+"""Largest body, in bytes, that a trial may send at once."""
+
+STDOUT_MARK: Final = "FORETUNE "
+"""Start of a line of stdout that carries one report as JSON behind it."""
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes with a meaning; 1, 2 and 126 to 143 stay the shell's."""
+
+    DONE = 0
+    """Finished, or stopped on request; the fidelity reached tells which."""
+    BAD_CONFIG = 64
+    """The parameters or the workload can't be run: never retried."""
+    BUG = 70
+    """The trainer failed in a way it did not foresee."""
+    DATA_UNREACHABLE = 74
+    """The data set could not be read: retried."""
+    PREEMPTED = 75
+    """Asked to leave; a checkpoint was written: resumed, never counted."""
+    BAD_EXTRA = 78
+    """An unknown or ill-typed extra parameter: never retried."""
+    DIVERGED = 79
+    """The loss was not finite twice in a row."""
+    OUT_OF_MEMORY = 80
+    """The device ran out of memory."""
+
+
+class Action(enum.StrEnum):
+    """What the tracker's reply to a report asks of the trial."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    PAUSE = "pause"
+
+
+_UNSAFE = re.compile(r"[^A-Z0-9_]")
+
+
+def parameter_variable(name: str) -> str:
+    """Return the environment variable of parameter `name` (`lr` -> `FORETUNE_PARAM_LR`).
+
+    Dots and dashes become underscores; a space whose names collide is refused at acceptance.
+    """
+    return ENV_PARAM_PREFIX + _UNSAFE.sub("_", name.upper())
+
+
+def substitute(text: str, params: dict[str, Any]) -> str:
+    """Replace each `$(params.<name>)` in `text`; unknown names raise `KeyError`.
+
+    `$$(params.x)` is the literal `$(params.x)`, as in a pod's command.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0].startswith("$$"):
+            return match[0][1:]
+        return render_value(params[match[1]])
+
+    return re.sub(r"\$?\$\(params\.([A-Za-z0-9_.-]+)\)", value, text)
+
+
+def render_value(value: Any) -> str:
+    """Return a parameter value as text: JSON for anything but a string."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def split_metrics(metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Return the finite metrics and the names of those that are NaN or infinite.
+
+    Bare NaN is not JSON, so a report names such metrics under `nonfinite` instead.
+    """
+    finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
+    return finite, sorted(set(metrics) - set(finite))
+
+
+def report_line(report: dict[str, Any]) -> str:
+    """Return a report as the marked stdout line that the log tail is searched for."""
+    return STDOUT_MARK + json.dumps(report, separators=(",", ":"), allow_nan=False)
+
+
+def parse_report_lines(text: str) -> list[dict[str, Any]]:
+    """Return every report found on marked lines of `text`, in order; torn lines are passed over."""
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        _, mark, payload = line.partition(STDOUT_MARK)
+        if not mark:
+            continue
+        try:
+            record = json.loads(payload)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("v") == CONTRACT_VERSION:
+            found.append(record)
+    return found

@@ -1,0 +1,1 @@
+"""Placeholder; its lane writes the docstring."""

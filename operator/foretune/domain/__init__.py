@@ -1,0 +1,1 @@
+"""Values and rules of tuning: no I/O, no clock, no framework; wrong values can't be built."""

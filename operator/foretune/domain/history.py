@@ -1,0 +1,42 @@
+"""Tasks, proposals and observations: what one tuning job leaves to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from foretune.domain.job import Objective
+from foretune.domain.space import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A configuration recorded before it was answered; (job uid, index) is its identity."""
+
+    job_uid: str
+    index: int
+    params: Params
+    config_hash: str
+    proposer: str
+    """`default`, `sobol`, `gp`, `random`, `grid`; `sobol/fallback` when it stood in for another."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """Audit of the proposal: predicted mean and sd, level, latency."""
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job as the history keeps it."""
+
+    uid: str
+    namespace: str
+    name: str
+    manifest: Mapping[str, Any]
+    objective: Objective
+    context: Mapping[str, str] = field(default_factory=dict)
+    created_at: float = 0.0
+    closed_at: float | None = None
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""

@@ -1,0 +1,1 @@
+"""Settings of a process: frozen, read once from flags and environment."""
