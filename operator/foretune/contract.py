@@ -79,6 +79,25 @@ BODY_LIMIT: Final = 64 * 1024
 STDOUT_MARK: Final = "FORETUNE "
 """Start of a line of stdout that carries one report as JSON behind it."""
 
+BUILTIN_MODELS: Final = ("cnn", "transformer", "bert")
+"""Models of the built-in trainer."""
+
+BUILTIN_DATASETS: Final = ("digits", "mnist", "sst2")
+"""Data sets of the built-in trainer; `synthetic:<image|text>:<classes>:<size>` is one more."""
+
+BUILTIN_METRICS: Final = ("accuracy", "val_loss", "train_loss")
+"""Metrics that the built-in trainer reports each epoch and that an objective may name."""
+
+BUILTIN_PARAMETERS: Final = {
+    "learning_rate": ("lr",),
+    "batch_size": ("bs",),
+    "layers": ("num_layers",),
+    "dropout": ("dropout_rate",),
+    "optimizer": ("optim",),
+    "epochs": ("num_epochs",),
+}
+"""Hyperparameters of the built-in trainer and the other names it takes for them."""
+
 
 class ExitCode(enum.IntEnum):
     """Exit codes with a meaning; 1, 2 and 126 to 143 stay the shell's."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from foretune.domain.job import Job, Objective
+from foretune.domain.job import Job, JobKey, Objective
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import (
     AttemptPhase,
@@ -209,6 +209,24 @@ class StatusSink(Protocol):
         """Write the whole status (camelCase, as in the CRD)."""
 
 
+class Telemetry(Protocol):
+    """Hears what the loop does; an implementation must not raise."""
+
+    def trial_created(self, job: Job, index: int) -> None:
+        """A new trial's first attempt was started."""
+
+    def attempt_ended(
+        self, job: Job, attempt: ObservedAttempt, outcome: Outcome, trial: Trial
+    ) -> None:
+        """An attempt's end was committed; `trial` is as committed."""
+
+    def job_seen(self, job: Job, trials: Sequence[Trial], status: Mapping[str, Any]) -> None:
+        """A turn of the loop ended with this state of the job."""
+
+    def job_gone(self, key: JobKey) -> None:
+        """A job was deleted: its series end."""
+
+
 __all__ = [
     "AttemptPhase",
     "Clock",
@@ -220,5 +238,6 @@ __all__ = [
     "SuggestionAnswer",
     "SuggestionRequest",
     "Suggestions",
+    "Telemetry",
     "Tracker",
 ]
