@@ -92,6 +92,9 @@ class Tracker(Protocol):
     def commit(self, job_uid: str, outcome: Outcome) -> Trial:
         """Commit the end of an attempt, its recovered reports and its cost. Idempotent."""
 
+    def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
+        """Ask a running trial to stop: the reply to its next report says so. Idempotent."""
+
     def close(self, job_uid: str, *, phase: str, reason: str, message: str) -> None:
         """Record how the job ended (or that it was deleted: phase `Deleted` cancels open trials)."""
 
@@ -184,6 +187,9 @@ class Runner(Protocol):
 
     def observe(self, job: Job) -> Sequence[ObservedAttempt]:
         """Return every attempt of the job that is there, ended ones included."""
+
+    def lookup(self, job: Job, name: str) -> ObservedAttempt | None:
+        """Ask the cluster itself, not a cache, for one attempt; None when it is really gone."""
 
     def launch(self, request: LaunchRequest) -> None:
         """Start an attempt; one that is there already with the same owner and hash is adopted.

@@ -167,6 +167,8 @@ class JobSpec:
     trial: TrialSpec
     parallelism: int = 1
     trials: int = DEFAULT_TRIALS
+    gpu_hours: float | None = None
+    """Held GPU hours after which no further trial is started; None is without limit."""
     failure: FailurePolicy = FailurePolicy()
     suspend: bool = False
     ttl_s: int | None = None
@@ -186,3 +188,5 @@ class Job:
     generation: int = 1
     created_at: float = 0.0
     """Unix seconds."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """The status last written, as observed (camelCase); conditions keep their transition times."""
