@@ -42,7 +42,8 @@ def next_index(snapshot: Snapshot) -> int:
 def admit(snapshot: Snapshot) -> Sequence[Launch | Propose]:
     """Return what to start now; empty while suspended, refused, or full.
 
-    At most one proposal a turn: the next one should know this one as pending.
+    Recorded trials come first, and one proposal at a time: what a refused launch teaches, and the
+    proposal before, are then known.
     """
     spec = snapshot.job.spec
     if spec.suspend or snapshot.rejected or snapshot.quota or snapshot.collision:
@@ -55,8 +56,9 @@ def admit(snapshot: Snapshot) -> Sequence[Launch | Propose]:
         Launch(index=trial.index, number=next_attempt(trial, snapshot))
         for trial in waiting[: max(0, free)]
     ]
-    free -= len(launches)
+    if launches:
+        return launches
     index = next_index(snapshot)
     if free > 0 and index < spec.trials and not snapshot.exhausted:
-        return (*launches, Propose(index=index))
-    return launches
+        return (Propose(index=index),)
+    return ()

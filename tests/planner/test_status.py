@@ -1,0 +1,88 @@
+"""The status page: bounded, stable, and changed only when something happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from tests.support.world import make_job
+
+from foretune.constants import STATUS_LIMIT
+from foretune.domain.job import Goal
+from foretune.domain.trial import EndReason, Trial, TrialState
+from foretune.errors import Problem
+from foretune.planner import status
+from foretune.planner.snapshot import Snapshot
+
+
+def ended(index: int, **changes) -> Trial:
+    base = Trial(
+        job_uid="u",
+        index=index,
+        params={"lr": 0.00123456789012, "layers": 3, "optimizer": "x" * 60},
+        state=TrialState.COMPLETED,
+        config_hash="h",
+        value=index / 1e5,
+        created_at=1.0,
+        ended_at=2.0 + index,
+    )
+    return replace(base, **changes)
+
+
+def test_the_status_of_ten_thousand_trials_fits():
+    """Every list full of the longest entries stays under the limit."""
+    trials = [ended(i) for i in range(9000)]
+    trials += [
+        ended(9000 + i, state=TrialState.FAILED, message="x" * 4000, reason=EndReason.ERROR)
+        for i in range(500)
+    ]
+    trials += [ended(9500 + i, state=TrialState.RUNNING, ended_at=None) for i in range(500)]
+    page = status.build(Snapshot(job=make_job(trials=20000), trials=trials, attempts=[]), 50.0)
+    assert len(json.dumps(page)) < STATUS_LIMIT
+    assert page["best"]["trial"] == 8999
+    assert [row["trial"] for row in page["top"]][:2] == [8999, 8998]
+    assert page["counts"]["running"] == 500
+
+
+def test_a_hundred_problems_fit():
+    """A spec with many long problems gives a status that can be written."""
+    page = status.rejected([Problem(f"spec.space.p{i}", "y" * 500) for i in range(100)], 3, 9.0)
+    assert len(json.dumps(page)) < STATUS_LIMIT
+    assert page["observedGeneration"] == 3
+    assert page["conditions"][0]["type"] == "Accepted"
+    assert "spec.space.p0" in page["conditions"][0]["message"]
+
+
+def test_transition_times_move_only_on_flips():
+    """A condition that stays as it is keeps its time; one that flips gets the present."""
+    job = make_job(trials=2)
+    first = status.build(Snapshot(job=job, trials=[ended(0)], attempts=[]), 100.0)
+    again = status.build(
+        Snapshot(job=replace(job, status=first), trials=[ended(0)], attempts=[]), 200.0
+    )
+    assert again == first
+    last = status.build(
+        Snapshot(job=replace(job, status=first), trials=[ended(0), ended(1)], attempts=[]), 300.0
+    )
+    times = {c["type"]: c["lastTransitionTime"] for c in last["conditions"]}
+    assert times["Accepted"] == first["conditions"][0]["lastTransitionTime"]
+    assert times["Complete"] == "1970-01-01T00:05:00Z"
+
+
+def test_minimised_jobs_rank_small_values_first():
+    """The best of a minimised job is its smallest value."""
+    objective = replace(make_job().spec.objective, goal=Goal.MINIMIZE)
+    page = status.build(
+        Snapshot(job=make_job(objective=objective), trials=[ended(3), ended(1)], attempts=[]), 9.0
+    )
+    assert page["best"]["trial"] == 1
+    assert [row["trial"] for row in page["top"]] == [1, 3]
+
+
+def test_a_proposal_by_fallback_degrades():
+    """While Sobol stands in for the surrogate, the job says so."""
+    trial = ended(0, state=TrialState.RUNNING, proposer="sobol/fallback", ended_at=None)
+    page = status.build(Snapshot(job=make_job(), trials=[trial], attempts=[]), 9.0)
+    degraded = next(c for c in page["conditions"] if c["type"] == "Degraded")
+    assert (degraded["status"], degraded["reason"]) == ("True", "SurrogateUnavailable")
+    assert page["optimizer"]["fallbacks"] == 1
