@@ -1,0 +1,303 @@
+"""The plain expert: Bayesian optimisation of one job by itself, no history.
+
+Start: default configuration, then scrambled Sobol. Model: BoTorch's `SingleTaskGP` with a Matern 5/2
+kernel and the dimension-scaled prior of C. Hvarfner et al., "Vanilla Bayesian Optimization Performs
+Great in High Dimensions" (ICML 2024), on one-hot and ordinal encodings. Choice: log expected
+improvement over a pool, polished, pending trials fantasised, times the chance that the trial works.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from botorch.exceptions.warnings import OptimizationWarning
+from botorch.models import SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from botorch.optim.fit import fit_gpytorch_mll_scipy
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from linear_operator.utils.warnings import NumericalWarning
+from torch import Tensor
+
+from foretune.domain.job import Goal
+from foretune.domain.trial import EndReason
+from foretune.search.acquisition import STARTS, Acquisition, polish, pool
+from foretune.search.designer import Suggestion, known_keys
+from foretune.search.encode import Encoding
+from foretune.search.feasibility import Feasibility
+from foretune.search.posterior import NotFiniteError, Posterior
+from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points, tunable
+from foretune.search.targets import Targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from foretune.domain.space import Params
+    from foretune.domain.trial import Trial
+    from foretune.search.designer import Completed, Deadline, Pending, Problem
+
+MIN_INITIAL: Final = 3
+"""Fewest trials before the model proposes, unless the job says otherwise."""
+
+MAX_INITIAL: Final = 6
+"""Most trials before the model proposes, unless the job says otherwise."""
+
+MIN_VALUES: Final = 2
+"""Objective values below which there is nothing to model."""
+
+KEPT: Final = 150
+"""The model sees the best and the latest trials, this many of each: a fit costs O(n^3)."""
+
+KEPT_FAILURES: Final = 150
+"""The latest failures that the feasibility model sees."""
+
+NEAR: Final = 5
+"""Best configurations around which candidates are sprayed."""
+
+FIT_STEPS: Final = 100
+"""L-BFGS iterations of a fit. A count and not a time, so that equal requests get equal answers."""
+
+DIVERGED_BELOW: Final = 0.5
+"""A diverged trial counts as this many standard deviations below the worst value."""
+
+FEASIBLE_CHOICE: Final = 64
+"""Sobol points among which the most feasible is taken while there are failures and nothing else."""
+
+_torch_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model: the kernel and the numbers that the posterior needs."""
+
+    kernel: Callable[[Tensor, Tensor], Tensor]
+    constant: float
+    noise: float
+    lengthscales: tuple[float, ...]
+
+
+def fit_single_task_gp(X: Tensor, z: Tensor, deadline: Deadline) -> Fit:
+    """Fit a `SingleTaskGP` to `n x D` rows and `n` standardised targets.
+
+    Raises what gpytorch raises for a matrix that is not positive definite, `NotFiniteError` for NaN
+    hyperparameters, `SuggestionUnavailableError` past the deadline.
+    """
+    kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=X.shape[1], use_rbf_kernel=False)
+    model = SingleTaskGP(X, z.unsqueeze(1), covar_module=kernel, outcome_transform=None)
+    mll = ExactMarginalLogLikelihood(model.likelihood, model)
+    with warnings.catch_warnings():
+        # Jitter and an early end of the line search are everyday; the result is checked below.
+        warnings.simplefilter("ignore", NumericalWarning)
+        warnings.simplefilter("ignore", OptimizationWarning)
+        fit_gpytorch_mll_scipy(
+            mll, options={"maxiter": FIT_STEPS}, callback=lambda *_: deadline.check()
+        )
+    model.eval()
+    lengthscales = kernel.lengthscale.detach().reshape(-1)
+    constant = model.mean_module.constant.detach()
+    noise = model.likelihood.noise.detach().reshape(())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if not bool(torch.isfinite(torch.cat([lengthscales, torch.stack([constant, noise])])).all()):
+        raise NotFiniteError("the fit ended with hyperparameters that are not finite")
+
+    def covariance(A: Tensor, B: Tensor) -> Tensor:
+        return kernel(A, B).to_dense()  # type: ignore[no-any-return]
+
+    return Fit(covariance, float(constant), float(noise), tuple(lengthscales.tolist()))
+
+
+class PlainGP:
+    """Gaussian process with log expected improvement, one job at a time."""
+
+    name = "gp"
+
+    def __init__(self, fit: Callable[[Tensor, Tensor, Deadline], Fit] = fit_single_task_gp) -> None:
+        """Use `fit` to fit the model; another one is injected to see what a failing fit does."""
+        self._fit = fit
+
+    def suggest(
+        self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
+    ) -> Suggestion:
+        """Return a start point while little is known, else the best point by the acquisition.
+
+        Raises whatever goes wrong in the numerics: the ladder above answers one level lower.
+        """
+        with one_torch_thread():
+            trials = (*completed.trials, *pending.trials)
+            if len(trials) < initial_trials(problem):
+                return _start(problem, trials)
+            if len(completed.valued) < MIN_VALUES:
+                return _feasible_start(problem, completed, trials)
+            return self._by_model(problem, completed, pending, deadline)
+
+    def _by_model(
+        self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
+    ) -> Suggestion:
+        began = time.monotonic()
+        space = problem.space
+        encoding = Encoding(space)
+        if encoding.width == 0:
+            raise exhausted(space)
+        valued = kept([t for t in completed.valued if not space.problems(t.params)], problem)
+        failed = [t for t in completed.failures if not space.problems(t.params)][-KEPT_FAILURES:]
+        waiting = [t for t in pending.trials if not space.problems(t.params)]
+        X = encoding.encode([t.params for t in valued])
+        targets = Targets.of(
+            [t.value for t in valued if t.value is not None],
+            maximize=problem.objective.goal is Goal.MAXIMIZE,
+        )
+        rows, z = with_diverged(encoding, X, targets, failed)
+        fit = self._fit(rows, z, deadline)
+        fitted = time.monotonic()
+
+        seed = stream_seed(problem.seed, len(completed.trials) + len(pending.trials))
+        base = Posterior(fit.kernel, constant=fit.constant, noise=fit.noise, X=rows, z=z)
+        posterior = base.with_pending(encoding.encode([t.params for t in waiting]), seed=seed)
+        feasibility = (
+            Feasibility(X, encoding.encode([t.params for t in failed])) if failed else None
+        )
+        acquisition = Acquisition(posterior, feasibility)
+        best = X[targets.z.argsort(descending=True, stable=True)][:NEAR]
+        candidates = pool(encoding, best, seed=seed)
+        scores = acquisition.scores(candidates, deadline)
+        starts = candidates[scores.argsort(descending=True, stable=True)[:STARTS]]
+        polished = polish(encoding, acquisition, starts, deadline)
+        if len(polished):
+            candidates = torch.cat([polished, candidates])
+            scores = torch.cat([acquisition.scores(polished, deadline), scores])
+
+        trials = (*completed.trials, *pending.trials)
+        used = known_keys(space, trials)
+        params, score = _first_new(encoding, candidates, scores, used)
+        if params is None:
+            params = first_untried(
+                space, sobol_points(space, problem.seed), used, seed=problem.seed
+            )
+        mean, sd = base.at(encoding.encode([params]))
+        detail: dict[str, Any] = {
+            "model": "gp",
+            "mean": targets.mean(float(mean)),
+            "sd": targets.sd(float(sd)),
+            "incumbent": targets.mean(float(base.incumbent())),
+            "log_ei": score,
+            "noise_sd": targets.sd(fit.noise**0.5),
+            "observations": len(valued),
+            "failures": len(failed),
+            "pending": len(waiting),
+            "lengthscales": by_parameter(encoding, fit.lengthscales),
+        }
+        timings = {"fit": fitted - began, "acquire": time.monotonic() - fitted}
+        return Suggestion(params=params, proposer=self.name, detail=detail, timings=timings)
+
+
+def initial_trials(problem: Problem) -> int:
+    """Return how many trials come before the model: the job's wish, else 3 to 6 by dimension."""
+    if problem.initial is not None:
+        return problem.initial
+    return max(MIN_INITIAL, min(len(tunable(problem.space)), MAX_INITIAL))
+
+
+def kept(valued: Sequence[Trial], problem: Problem) -> list[Trial]:
+    """Return at most 2 x `KEPT` trials by index: the best and the latest."""
+    if len(valued) <= 2 * KEPT:
+        return list(valued)
+    sign = -1.0 if problem.objective.goal is Goal.MAXIMIZE else 1.0
+    older, latest = valued[:-KEPT], valued[-KEPT:]
+    best = sorted(older, key=lambda t: (sign * (t.value or 0.0), t.index))[:KEPT]
+    return [*sorted(best, key=lambda t: t.index), *latest]
+
+
+def with_diverged(
+    encoding: Encoding, X: Tensor, targets: Targets, failed: Sequence[Trial]
+) -> tuple[Tensor, Tensor]:
+    """Return rows and targets with diverged trials added as bad values: the objective is bad there.
+
+    Other failures (memory, errors) say nothing about the objective, only about feasibility.
+    """
+    diverged = [t for t in failed if t.reason is EndReason.DIVERGED]
+    if not diverged:
+        return X, targets.z
+    low = float(targets.z.min()) - DIVERGED_BELOW
+    bad = torch.full((len(diverged),), low, dtype=torch.float64)
+    rows = torch.cat([X, encoding.encode([t.params for t in diverged])])
+    z = torch.cat([targets.z, bad])
+    return rows, z - z.mean()
+
+
+def by_parameter(encoding: Encoding, lengthscales: Sequence[float]) -> dict[str, float]:
+    """Return the shortest length scale of each parameter, rounded: short means it matters."""
+    return {
+        c.parameter.name: round(min(lengthscales[c.start : c.stop]), 4) for c in encoding.columns
+    }
+
+
+def stream_seed(seed: int, count: int) -> int:
+    """Return the seed of the candidate pool: another one for each proposal of a job."""
+    return (seed * 1_000_003 + count) % 2**63
+
+
+def _start(problem: Problem, trials: Sequence[Trial]) -> Suggestion:
+    used = known_keys(problem.space, trials)
+    stream = sobol_points(problem.space, problem.seed)
+    params, is_default = default_or(problem.space, stream, used, seed=problem.seed)
+    return Suggestion(params=params, proposer="default" if is_default else "sobol")
+
+
+def _feasible_start(problem: Problem, completed: Completed, trials: Sequence[Trial]) -> Suggestion:
+    """Return the Sobol point that most likely works, while there are failures and no values."""
+    space = problem.space
+    failed = [t for t in completed.failures if not space.problems(t.params)][-KEPT_FAILURES:]
+    if not failed:
+        return _start(problem, trials)
+    used = known_keys(space, trials)
+    stream = sobol_points(space, problem.seed)
+    fresh = [
+        params
+        for params in itertools.islice(stream, len(used) + FEASIBLE_CHOICE)
+        if space.key(params) not in used
+    ]
+    if not fresh:
+        return _start(problem, trials)
+    encoding = Encoding(space)
+    worked = encoding.encode([t.params for t in completed.valued if not space.problems(t.params)])
+    model = Feasibility(worked, encoding.encode([t.params for t in failed]))
+    chance = model.log_probability(encoding.encode(fresh))
+    return Suggestion(
+        params=fresh[int(chance.argmax())],
+        proposer="sobol",
+        detail={"failures": len(failed), "feasible": float(chance.max().exp())},
+    )
+
+
+def _first_new(
+    encoding: Encoding, candidates: Tensor, scores: Tensor, used: set[str]
+) -> tuple[Params | None, float | None]:
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        params = encoding.decode(candidates[index])
+        if encoding.space.key(params) not in used:
+            return params, float(scores[index])
+    return None, None
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run torch on one thread, one caller at a time, and leave the process's setting as it was.
+
+    More threads are slower at this size [measured: 500 training steps take 6 s with one, over a minute
+    with two], yet a notebook that trains models in this process wants all of its own.
+    """
+    with _torch_lock:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
