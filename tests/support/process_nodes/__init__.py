@@ -1,0 +1,1 @@
+"""Kubernetes nodes for tests whose pods run as real local processes; see `__main__`."""
