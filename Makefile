@@ -1,0 +1,129 @@
+# What a developer types. `make help` lists it; docs/contributing.md explains it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+##@ Variables
+# The Python that .venv is made with: 3.11, 3.12 or 3.13.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+# pypi: the wheel of PyPI, which on Linux brings CUDA (5 GB). cpu: PyTorch's own index of CPU wheels.
+TORCH ?= pypi
+# Where real data sets are, for the tests that use them.
+FORETUNE_DATA ?= ../shared/data
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+PYTEST := $(RUN) pytest
+STAMP := $(VENV)/.stamp-$(TORCH)
+
+export FORETUNE_DATA
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ifeq ($(TORCH),cpu)
+TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH_WHEEL = "torch==$$(sed -n 's/^torch==//p' constraints.txt)+cpu"
+else ifneq ($(TORCH),pypi)
+$(error TORCH=$(TORCH): must be pypi or cpu)
+endif
+
+##@ Use
+help: ## Print this list.
+	@awk 'BEGIN {FS = ":.*## "} \
+	/^##@ Variables/ {next} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: TORCH=pypi|cpu (now %s), PYTHON=python3.11..3.13 (now %s), FORETUNE_DATA (now %s)\n' \
+		"$(TORCH)" "$(PYTHON)" "$(FORETUNE_DATA)"
+
+init: $(STAMP) ## Make .venv with all dependencies, pinned by constraints.txt.
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the dependencies (TORCH=$(TORCH)); the first time takes some minutes"
+	@$(RUN) pip install -q $(TORCH_INDEX) -c constraints.txt $(TORCH_WHEEL) -e ".[dev]"
+	@rm -f $(VENV)/.stamp-*
+	@touch $@
+
+demo: init ## Tune a small CNN on this machine: no cluster, no download of data.
+	@$(BIN)/foretune run examples/digits-cnn.yaml
+
+##@ Check
+test: init packages controlplane lint types imports verify ## Everything, from a bare clone; what can't run here is skipped visibly.
+	@$(PYTEST) -q -p no:randomly --durations=15 tests
+
+quick: init ## Unit tests only, in less than a minute.
+	@$(PYTEST) -q -m "not slow and not cluster and not images and not postgres" tests
+
+check: lint types imports verify quick ## Lint, types, import contracts, generated files, quick tests.
+
+lint: init ## Ruff, yamllint, codespell, hadolint.
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/yamllint --strict $$(git ls-files -co --exclude-standard '*.yaml' '*.yml' | grep -v '^charts/.*/templates/')
+	@$(BIN)/codespell $$(git ls-files -co --exclude-standard)
+	@git ls-files -co --exclude-standard '*Dockerfile' | xargs -r $(BIN)/hadolint
+
+types: init ## mypy, strict.
+	@$(BIN)/mypy
+
+imports: init ## The import contracts.
+	@$(BIN)/lint-imports | tail -n 1
+
+verify: init ## Generated files are fresh, and the pins fit what is installed.
+	@$(RUN) foretune.api.crd --check
+	@$(RUN) foretune.api.docs --check
+	@$(RUN) foretune.adapters.telemetry.docs --check
+	@$(BIN)/python scripts/sync_chart.py --check
+	@$(RUN) scripts.constraints
+
+conformance: init ## The suites that every store and every designer must pass.
+	@$(PYTEST) -q tests/conformance
+
+e2e: init packages controlplane ## The whole path on a real control plane with process nodes (root).
+	@$(PYTEST) -q -p no:randomly -m cluster -rs tests
+
+images: init packages ## Build and start all images, those with torch too (root, or Docker).
+	@FORETUNE_IMAGES=all $(PYTEST) -q -p no:randomly -m images -rs tests
+
+##@ Measure
+bench-suggest: init ## Latency of a suggestion at n = 10, 100, 300, and memory.
+	@$(RUN) scripts.bench_suggest
+
+bench-cluster: init packages controlplane ## Figures of the whole path on a cluster, into build/bench-cluster.json (root).
+	@mkdir -p build
+	@FORETUNE_RECORD=$(CURDIR)/build/bench-cluster.json $(PYTEST) -q -p no:randomly tests/e2e/test_operator.py
+	@cat build/bench-cluster.json
+
+##@ Make
+fmt: init ## Format, and mend what ruff can mend.
+	@$(BIN)/ruff check -q --fix-only .
+	@$(BIN)/ruff format -q .
+
+crds: init ## Write what is generated: CRD, reference pages, the chart's copies.
+	@$(RUN) foretune.api.crd
+	@$(RUN) foretune.api.docs
+	@$(RUN) foretune.adapters.telemetry.docs
+	@$(BIN)/python scripts/sync_chart.py
+
+controlplane: init ## Build the tests' control plane, once (about 5 minutes).
+	@$(RUN) scripts.controlplane >/dev/null || echo "the cluster tests will be skipped"
+
+packages: ## As root: install the Debian packages that the tests use.
+	@scripts/packages.sh
+
+changelog: init ## Show what the next release will say.
+	@$(BIN)/towncrier build --draft --version next
+
+clean: ## Remove .venv and what tools left in the checkout.
+	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+
+.PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-cluster \
+	fmt crds controlplane packages changelog clean
