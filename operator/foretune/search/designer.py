@@ -181,41 +181,45 @@ class Designer(Protocol):
         """
 
 
-def designer_for(algorithm: Algorithm | str) -> Designer:
-    """Return the designer of an algorithm; raises `InvalidInputError` naming those there are."""
+def designer_for(algorithm: Algorithm | str, *, threads: int = 1) -> Designer:
+    """Return the designer of an algorithm, using so many torch threads if it uses torch.
+
+    Raises `InvalidInputError` naming the algorithms there are.
+    """
     try:
-        return REGISTRY[Algorithm(algorithm)]()
+        make = REGISTRY[Algorithm(algorithm)]
     except ValueError:
         names = ", ".join(a.value for a in Algorithm)
         raise InvalidInputError(f"algorithm: must be one of {names}, not {algorithm!r}") from None
+    return make(threads)
 
 
-def _sobol() -> Designer:
+def _sobol(threads: int) -> Designer:  # noqa: ARG001 - one signature for all
     from foretune.search.simple import SobolDesigner  # noqa: PLC0415 - it imports this module
 
     return SobolDesigner()
 
 
-def _random() -> Designer:
+def _random(threads: int) -> Designer:  # noqa: ARG001 - one signature for all
     from foretune.search.simple import RandomDesigner  # noqa: PLC0415 - it imports this module
 
     return RandomDesigner()
 
 
-def _grid() -> Designer:
+def _grid(threads: int) -> Designer:  # noqa: ARG001 - one signature for all
     from foretune.search.simple import GridDesigner  # noqa: PLC0415 - it imports this module
 
     return GridDesigner()
 
 
-def _gp() -> Designer:
+def _gp(threads: int) -> Designer:
     from foretune.search.ladder import Ladder  # noqa: PLC0415 - it imports this module
     from foretune.search.plain_gp import PlainGP  # noqa: PLC0415 - torch, only when it is used
 
-    return Ladder((PlainGP(), _sobol()))
+    return Ladder((PlainGP(threads=threads), _sobol(threads)))
 
 
-REGISTRY: Final[Mapping[Algorithm, Callable[[], Designer]]] = {
+REGISTRY: Final[Mapping[Algorithm, Callable[[int], Designer]]] = {
     Algorithm.AUTO: _gp,
     Algorithm.GP: _gp,
     Algorithm.RANDOM: _random,

@@ -119,9 +119,15 @@ class PlainGP:
 
     name = "gp"
 
-    def __init__(self, fit: Callable[[Tensor, Tensor, Deadline], Fit] = fit_single_task_gp) -> None:
-        """Use `fit` to fit the model; another one is injected to see what a failing fit does."""
+    def __init__(
+        self,
+        *,
+        fit: Callable[[Tensor, Tensor, Deadline], Fit] = fit_single_task_gp,
+        threads: int = 1,
+    ) -> None:
+        """Use `fit` to fit the model (another one is injected to see what a failing fit does)."""
         self._fit = fit
+        self._threads = threads
 
     def suggest(
         self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
@@ -130,7 +136,7 @@ class PlainGP:
 
         Raises whatever goes wrong in the numerics: the ladder above answers one level lower.
         """
-        with one_torch_thread():
+        with torch_threads(self._threads):
             trials = (*completed.trials, *pending.trials)
             if len(trials) < initial_trials(problem):
                 return _start(problem, trials)
@@ -288,15 +294,15 @@ def _first_new(
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Run torch on one thread, one caller at a time, and leave the process's setting as it was.
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on `count` threads, one caller at a time, and leave the process's setting as it was.
 
-    More threads are slower at this size [measured: 500 training steps take 6 s with one, over a minute
-    with two], yet a notebook that trains models in this process wants all of its own.
+    More than one is slower at this size, yet a notebook that trains models in this process wants all of
+    its own back.
     """
     with _torch_lock:
         before = torch.get_num_threads()
-        torch.set_num_threads(1)
+        torch.set_num_threads(count)
         try:
             yield
         finally:

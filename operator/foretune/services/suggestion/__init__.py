@@ -1,0 +1,5 @@
+"""The suggestion service: designers behind a deadline, in process or over HTTP; stateless answers."""
+
+from foretune.services.suggestion.service import Meter, SuggestionService
+
+__all__ = ["Meter", "SuggestionService"]
