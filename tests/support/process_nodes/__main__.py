@@ -63,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("PATH", "/usr/bin:/bin"),
         help="PATH inside containers, except with --image-root",
     )
+    add(
+        "--open",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder that inside containers without an --image-root everybody may read and "
+        "pass, though on this machine only its owner may (repeatable)",
+    )
     add("--backoff", type=float, default=1, help="first restart back-off in seconds")
     add("--control-port", type=int, default=0)
     add(

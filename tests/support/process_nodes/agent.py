@@ -335,6 +335,7 @@ def run(args):
                     "env": {"PATH": args.path},
                     "cwd": "/",
                     "lower": "/",
+                    "open": args.open,
                     "work": str(spec.parent),
                     "mounts": [],
                     "readonly": False,

@@ -4,7 +4,7 @@ FD is a socket to the agent: it closes when the program has started, after a mes
 """
 
 # pathlib takes longer to import than all the rest of this:
-# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH110, PTH112, PTH120, PTH123, PTH208, PTH211
+# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH110, PTH112, PTH116, PTH120, PTH123, PTH208, PTH211
 import json
 import os
 import sys
@@ -21,6 +21,18 @@ def place(target, folder):
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
+def open_up(upper, folder):
+    """Makes the folder in the upper layer, where its mode counts, readable and passable for all."""
+    made = ""
+    for name in folder.strip("/").split("/"):
+        made += "/" + name
+        os.makedirs(upper + made, exist_ok=True)
+        like = os.stat(made)
+        os.chown(upper + made, like.st_uid, like.st_gid)
+        os.chmod(upper + made, like.st_mode & 0o7777)
+    os.chmod(upper + made, like.st_mode & 0o7777 | 0o055)
+
+
 def build(spec):
     """A mount namespace with an overlay of spec's lower folder and the mounts in it; ends chrooted."""
     if spec["net"]:
@@ -34,6 +46,8 @@ def build(spec):
     mount("tmpfs", rw, "tmpfs", options="mode=755")
     os.mkdir(rw + "/upper")
     os.mkdir(rw + "/work")
+    for folder in spec["open"]:
+        open_up(rw + "/upper", folder)
     mount(
         "overlay",
         root,

@@ -235,6 +235,7 @@ class Pod(Content):
             "env": env,
             "cwd": c.get("workingDir") or "/",
             "lower": lower,
+            "open": self.agent.args.open if lower == "/" else [],
             "work": str(here),
             "mounts": [[str(x) for x in m] for m in mounts],
             "readonly": bool(security.get("readOnlyRootFilesystem")),
