@@ -376,12 +376,7 @@ def _curve(curve: Any) -> tuple[tuple[float, float], ...]:
 
 
 def _space(space: Any) -> Space:
-    if isinstance(space, Space):
-        return space
-    if not isinstance(space, Mapping):
-        raise InvalidInputError(f"space: must be a mapping of parameters, not {space!r}")
-    parsed: Space = parse_space(space)
-    return parsed
+    return space if isinstance(space, Space) else parse_space(space, "space")
 
 
 def _objective(goal: str, metric: str) -> Objective:

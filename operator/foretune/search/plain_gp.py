@@ -1,8 +1,7 @@
 """The plain expert: Bayesian optimisation of one job by itself, no history.
 
-Start: default configuration, then scrambled Sobol. Model: BoTorch's `SingleTaskGP` with a Matern 5/2
-kernel and the dimension-scaled prior of C. Hvarfner et al., "Vanilla Bayesian Optimization Performs
-Great in High Dimensions" (ICML 2024), on one-hot and ordinal encodings. Choice: log expected
+Start: default configuration, then scrambled Sobol. Model: BoTorch's `SingleTaskGP` on one-hot and
+ordinal encodings, fitted in `fit`. Choice: log expected
 improvement over a pool, polished, pending trials fantasised, times the chance that the trial works.
 """
 
@@ -11,20 +10,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from botorch.exceptions.warnings import OptimizationWarning
-from botorch.models import SingleTaskGP
-from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
-from botorch.optim.fit import fit_gpytorch_mll_scipy
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from linear_operator.utils.warnings import NumericalWarning
-from torch import Tensor
 
 from foretune.domain.job import Goal
 from foretune.domain.trial import EndReason
@@ -32,16 +21,20 @@ from foretune.search.acquisition import STARTS, Acquisition, polish, pool
 from foretune.search.designer import Suggestion, known_keys
 from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
-from foretune.search.posterior import NotFiniteError, Posterior
+from foretune.search.fit import fit_single_task_gp
+from foretune.search.posterior import Posterior
 from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points, tunable
 from foretune.search.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
 
     from foretune.domain.space import Params
     from foretune.domain.trial import Trial
     from foretune.search.designer import Completed, Deadline, Pending, Problem
+    from foretune.search.fit import Fit
 
 MIN_INITIAL: Final = 3
 """Fewest trials before the model proposes, unless the job says otherwise."""
@@ -61,9 +54,6 @@ KEPT_FAILURES: Final = 150
 NEAR: Final = 5
 """Best configurations around which candidates are sprayed."""
 
-FIT_STEPS: Final = 100
-"""L-BFGS iterations of a fit. A count and not a time, so that equal requests get equal answers."""
-
 DIVERGED_BELOW: Final = 0.5
 """A diverged trial counts as this many standard deviations below the worst value."""
 
@@ -71,47 +61,6 @@ FEASIBLE_CHOICE: Final = 64
 """Sobol points among which the most feasible is taken while there are failures and nothing else."""
 
 _torch_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted model: the kernel and the numbers that the posterior needs."""
-
-    kernel: Callable[[Tensor, Tensor], Tensor]
-    constant: float
-    noise: float
-    lengthscales: tuple[float, ...]
-
-
-def fit_single_task_gp(X: Tensor, z: Tensor, deadline: Deadline) -> Fit:
-    """Fit a `SingleTaskGP` to `n x D` rows and `n` standardised targets.
-
-    Raises what gpytorch raises for a matrix that is not positive definite, `NotFiniteError` for NaN
-    hyperparameters, `SuggestionUnavailableError` past the deadline.
-    """
-    kernel = get_covar_module_with_dim_scaled_prior(ard_num_dims=X.shape[1], use_rbf_kernel=False)
-    model = SingleTaskGP(X, z.unsqueeze(1), covar_module=kernel, outcome_transform=None)
-    mll = ExactMarginalLogLikelihood(model.likelihood, model)
-    with warnings.catch_warnings():
-        # Jitter and an early end of the line search are everyday; the result is checked below.
-        warnings.simplefilter("ignore", NumericalWarning)
-        warnings.simplefilter("ignore", OptimizationWarning)
-        fit_gpytorch_mll_scipy(
-            mll, options={"maxiter": FIT_STEPS}, callback=lambda *_: deadline.check()
-        )
-    model.eval()
-    lengthscales = kernel.lengthscale.detach().reshape(-1)
-    constant = model.mean_module.constant.detach()
-    noise = model.likelihood.noise.detach().reshape(())
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    if not bool(torch.isfinite(torch.cat([lengthscales, torch.stack([constant, noise])])).all()):
-        raise NotFiniteError("the fit ended with hyperparameters that are not finite")
-
-    def covariance(A: Tensor, B: Tensor) -> Tensor:
-        return kernel(A, B).to_dense()  # type: ignore[no-any-return]
-
-    return Fit(covariance, float(constant), float(noise), tuple(lengthscales.tolist()))
 
 
 class PlainGP:

@@ -21,6 +21,10 @@ LONELY: Final = 30.0
 drawn nearer (to `WINSOR` ranges); it stays the best."""
 
 
+SAME: Final = 1e-12
+"""Values that differ by less than this, relative to the largest, are taken for equal."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """Standardised targets, larger is better, and the way back to the metric's unit."""
@@ -35,12 +39,14 @@ class Targets:
     def of(cls, values: Sequence[float], *, maximize: bool) -> Targets:
         """Orient, winsorise and standardise finite values; at least one."""
         sign = 1.0 if maximize else -1.0
-        y = _raise_floor(_pull_lonely_best(sign * torch.tensor(values, dtype=torch.float64)))
+        # In units of the largest value, so that neither squares overflow nor differences vanish.
+        unit = max(abs(value) for value in values) or 1.0
+        y = sign * torch.tensor([value / unit for value in values], dtype=torch.float64)
+        y = _raise_floor(_pull_lonely_best(y))
         center = y.mean()
-        spread = (y - center).square().mean().sqrt()
-        tiny = 1e-12 * max(1.0, float(y.abs().max()))
-        scale = float(spread) if float(spread) > tiny else 1.0
-        return cls((y - center) / scale, float(center), scale, sign)
+        spread = float((y - center).square().mean().sqrt())
+        scale = spread if spread > SAME else 1.0
+        return cls((y - center) / scale, float(center) * unit, scale * unit, sign)
 
     def mean(self, z: float) -> float:
         """Return a standardised mean in the metric's unit and direction."""

@@ -126,7 +126,7 @@ def from_wire(body: bytes) -> SuggestionRequest:
     return SuggestionRequest(
         job_uid=wire.job_uid,
         index=wire.index,
-        space=parse_space(wire.space),
+        space=parse_space(wire.space, "space"),
         objective=Objective(**dict(wire.objective)),
         algorithm=wire.algorithm,
         seed=wire.seed,
