@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from foretune.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pydantic import ValidationError
 
@@ -38,7 +38,7 @@ def text_number(value: object) -> str:
 
 
 def from_pydantic(
-    error: ValidationError, prefix: str, known: dict[str, Sequence[str]]
+    error: ValidationError, prefix: str, known: Mapping[str, Sequence[str]]
 ) -> list[Problem]:
     """Translate pydantic's errors; `known` maps a model's name to its fields, for nearest names."""
     problems = []
@@ -54,7 +54,7 @@ def _part(part: str | int) -> str:
     return f"[{part}]" if isinstance(part, int) else str(part)
 
 
-def _message(item: Any, known: dict[str, Sequence[str]]) -> str:
+def _message(item: Any, known: Mapping[str, Sequence[str]]) -> str:
     kind, value, context = item["type"], item.get("input"), item.get("ctx") or {}
     if kind == "extra_forbidden":
         name = str(item["loc"][-1])
