@@ -1,0 +1,341 @@
+"""`SqlHistory`: the port `History` over SQLAlchemy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from foretune.adapters.store import engine as engines
+from foretune.adapters.store.rows import (
+    job_of,
+    load_trials,
+    objective_json,
+    objective_of,
+    points_of,
+    proposal_of,
+    report_rows,
+)
+from foretune.adapters.store.schema import attempts, costs, jobs, proposals, reports, tasks, trials
+from foretune.domain.trial import AttemptPhase, TrialState
+from foretune.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Row, Table
+
+    from foretune.domain.history import JobRecord, Proposal
+    from foretune.domain.trial import AttemptRecord, Outcome, Point, Trial
+    from foretune.ports import ReportBatch
+
+TERMINAL: Final = [state.value for state in TrialState if state.terminal]
+OPEN: Final = [state.value for state in TrialState if not state.terminal]
+UNKNOWN_POD: Final = "-"
+"""Pod uid of reports recovered from an attempt whose pod was never seen."""
+
+
+class SqlHistory:
+    """The history in a SQLite file or a PostgreSQL database; safe for threads and processes."""
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """Take a SQLAlchemy URL or the path of a SQLite file; connects when first used."""
+        self._engine = engines.open_engine(url, read_only=read_only)
+        self._dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+
+    def migrate(self) -> None:
+        """Bring the schema to the version of this code."""
+        engines.migrate(self._engine)
+
+    def close(self) -> None:
+        """Release connections."""
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------ jobs
+    def put_job(self, record: JobRecord) -> None:
+        """Insert or update a job by uid; its creation time and its task stay."""
+        values = {
+            "namespace": record.namespace,
+            "name": record.name,
+            "manifest": dict(record.manifest),
+            "objective": objective_json(record.objective),
+            "context": dict(record.context),
+            "closed_at": record.closed_at,
+            "phase": record.phase,
+            "reason": record.reason,
+            "message": record.message,
+        }
+        with engines.writing(self._engine) as connection:
+            changed = connection.execute(
+                update(jobs).where(jobs.c.uid == record.uid).values(**values)
+            ).rowcount
+            if not changed:
+                task_id = self._task(connection, record)
+                row = {"uid": record.uid, "task_id": task_id, "created_at": record.created_at}
+                self._put(connection, jobs, {**values, **row})
+
+    def job(self, uid: str) -> JobRecord:
+        """Return a job; raises `NotFoundError`."""
+        with engines.reading(self._engine) as connection:
+            return job_of(self._job_row(connection, uid))
+
+    def find_jobs(
+        self, *, namespace: str | None = None, name: str | None = None
+    ) -> Sequence[JobRecord]:
+        """Return matching jobs, newest first."""
+        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.uid)
+        if namespace is not None:
+            query = query.where(jobs.c.namespace == namespace)
+        if name is not None:
+            query = query.where(jobs.c.name == name)
+        with engines.reading(self._engine) as connection:
+            return [job_of(row) for row in connection.execute(query).all()]
+
+    def close_job(self, job_uid: str, *, phase: str, reason: str, message: str, at: float) -> None:
+        """Record how a job ended; open trials of a deleted job become Cancelled."""
+        with engines.writing(self._engine) as connection:
+            self._job_row(connection, job_uid)
+            end = {"phase": phase, "reason": reason, "message": message, "closed_at": at}
+            connection.execute(update(jobs).where(jobs.c.uid == job_uid).values(**end))
+            if phase == "Deleted":
+                connection.execute(
+                    update(trials)
+                    .where(trials.c.job_uid == job_uid, trials.c.state.in_(OPEN))
+                    .values(state=TrialState.CANCELLED.value, reason="Deleted", ended_at=at)
+                )
+
+    # ------------------------------------------------------------- proposals
+    def put_proposal(self, proposal: Proposal) -> Proposal:
+        """Record a proposal and its trial; a second one of the same identity returns the first."""
+        with engines.writing(self._engine) as connection:
+            self._job_row(connection, proposal.job_uid)
+            new = self._put(
+                connection,
+                proposals,
+                {
+                    "job_uid": proposal.job_uid,
+                    "trial_index": proposal.index,
+                    "params": proposal.params,
+                    "config_hash": proposal.config_hash,
+                    "proposer": proposal.proposer,
+                    "detail": dict(proposal.detail),
+                    "created_at": proposal.created_at,
+                },
+            )
+            if new:
+                trial = {
+                    "job_uid": proposal.job_uid,
+                    "trial_index": proposal.index,
+                    "state": TrialState.PROPOSED.value,
+                    "created_at": proposal.created_at,
+                }
+                connection.execute(insert(trials).values(**trial))
+                return proposal
+            row = self._proposal_row(connection, proposal.job_uid, proposal.index)
+            assert row is not None
+            return proposal_of(row)
+
+    def proposal(self, job_uid: str, index: int) -> Proposal | None:
+        """Return the recorded proposal, or None."""
+        with engines.reading(self._engine) as connection:
+            row = self._proposal_row(connection, job_uid, index)
+            return proposal_of(row) if row is not None else None
+
+    # ---------------------------------------------------------------- trials
+    def trials(self, job_uid: str) -> Sequence[Trial]:
+        """Return every trial of the job by index, values reduced by the job's objective."""
+        with engines.reading(self._engine) as connection:
+            objective = objective_of(self._job_row(connection, job_uid).objective)
+            return load_trials(connection, job_uid, objective)
+
+    def trial(self, job_uid: str, index: int) -> Trial:
+        """Return one trial; raises `NotFoundError`."""
+        with engines.reading(self._engine) as connection:
+            return self._one(connection, job_uid, index)
+
+    def curve(self, job_uid: str, index: int) -> Sequence[Point]:
+        """Return the trial's points in order of epoch; the last report of an epoch counts."""
+        with engines.reading(self._engine) as connection:
+            row = self._trial_row(connection, job_uid, index)
+            return points_of(report_rows(connection, [row.id]))
+
+    def put_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
+        """Insert or update an attempt; moves its open trial to Pending or Running."""
+        with engines.writing(self._engine) as connection:
+            trial = self._trial_row(connection, job_uid, index)
+            if trial.state in TERMINAL:
+                return
+            known = self._attempt_row(connection, trial.id, attempt.number)
+            if known is not None and known.reason is not None:
+                return
+            self._write_attempt(connection, trial.id, attempt)
+            running = attempt.state is AttemptPhase.RUNNING
+            state = TrialState.RUNNING if running else TrialState.PENDING
+            connection.execute(
+                update(trials).where(trials.c.id == trial.id).values(state=state.value)
+            )
+
+    def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
+        """Record that a rule wants the trial stopped; the first rule stays."""
+        with engines.writing(self._engine) as connection:
+            trial = self._trial_row(connection, job_uid, index)
+            if trial.stop_requested is None and trial.state not in TERMINAL:
+                connection.execute(
+                    update(trials).where(trials.c.id == trial.id).values(stop_requested=rule)
+                )
+
+    def commit(self, job_uid: str, outcome: Outcome, *, at: float) -> Trial:
+        """Store an outcome in one transaction; a terminal trial stays as it is."""
+        with engines.writing(self._engine) as connection:
+            trial = self._trial_row(connection, job_uid, outcome.index)
+            known = self._attempt_row(connection, trial.id, outcome.attempt)
+            done = known is not None and known.reason is not None
+            if trial.state not in TERMINAL and not done:
+                self._end(connection, trial, outcome, at)
+            return self._one(connection, job_uid, outcome.index)
+
+    def _end(self, connection: Connection, trial: Row[Any], outcome: Outcome, at: float) -> None:
+        record = outcome.attempt_record
+        if record is not None:
+            self._write_attempt(connection, trial.id, record)
+            booked = {
+                "trial_id": trial.id,
+                "attempt": outcome.attempt,
+                "gpu_held_s": record.held_gpu_s,
+                "booked_at": at,
+            }
+            self._put(connection, costs, booked)
+        for report in outcome.records:
+            # A record of the contract names its pod, so that one received already is not doubled;
+            # what was read from plain text has numbers of its own.
+            pod_uid = report.get("pod") or outcome.source or UNKNOWN_POD
+            row = _report_row(report, trial.id, outcome.attempt, pod_uid)
+            source = {"source": outcome.source or "log_tail", "received_at": at}
+            self._put(connection, reports, {**row, **source})
+        end = {
+            "state": outcome.state.value,
+            "reason": outcome.reason.value,
+            "message": outcome.message,
+            "counts_as_failure": outcome.counts_as_failure,
+            "source": outcome.source,
+            "ended_at": at if outcome.final else None,
+        }
+        connection.execute(update(trials).where(trials.c.id == trial.id).values(**end))
+
+    # --------------------------------------------------------------- reports
+    def add_reports(self, batch: ReportBatch) -> int:
+        """Store reports, each identity once; return how many were new."""
+        with engines.writing(self._engine) as connection:
+            trial = self._trial_row(connection, batch.job_uid, batch.index)
+            source = {"source": batch.source, "received_at": batch.received_at}
+            return sum(
+                self._put(
+                    connection,
+                    reports,
+                    {**_report_row(report, trial.id, batch.attempt, batch.pod_uid), **source},
+                )
+                for report in batch.reports
+            )
+
+    def counts(self) -> Mapping[str, int]:
+        """Return totals: `jobs`, `trials`, `reports`, `observations`."""
+        succeeded = [state.value for state in TrialState if state.succeeded]
+        with engines.reading(self._engine) as connection:
+
+            def total(table: Table) -> int:
+                return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+            observed = select(func.count()).where(trials.c.state.in_(succeeded))
+            return {
+                "jobs": total(jobs),
+                "trials": total(trials),
+                "reports": total(reports),
+                "observations": connection.execute(observed).scalar_one(),
+            }
+
+    # --------------------------------------------------------------- helpers
+    def _put(self, connection: Connection, table: Table, values: dict[str, Any]) -> int:
+        """Insert a row unless its key is there; return 1 when it was new."""
+        statement = self._dialect.insert(table).values(**values).on_conflict_do_nothing()
+        return int(connection.execute(statement).rowcount > 0)
+
+    def _task(self, connection: Connection, record: JobRecord) -> int:
+        space = record.manifest.get("space", {})
+        about = [objective_json(record.objective), space, dict(record.context)]
+        text = json.dumps(about, sort_keys=True, default=str)
+        key = {
+            "namespace": record.namespace,
+            "signature": hashlib.sha256(text.encode()).hexdigest()[:32],
+        }
+        facts = {
+            "metric": record.objective.metric,
+            "goal": record.objective.goal.value,
+            "space": space,
+            "context": dict(record.context),
+        }
+        self._put(connection, tasks, {**key, **facts})
+        query = select(tasks.c.id).filter_by(**key)
+        return int(connection.execute(query).scalar_one())
+
+    def _job_row(self, connection: Connection, uid: str) -> Row[Any]:
+        row = connection.execute(select(jobs).where(jobs.c.uid == uid)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"the history has no job with uid {uid!r}")
+        return row
+
+    def _trial_row(self, connection: Connection, job_uid: str, index: int) -> Row[Any]:
+        query = select(trials).where(trials.c.job_uid == job_uid, trials.c.trial_index == index)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
+        return row
+
+    def _proposal_row(self, connection: Connection, job_uid: str, index: int) -> Row[Any] | None:
+        query = select(proposals).where(
+            proposals.c.job_uid == job_uid, proposals.c.trial_index == index
+        )
+        return connection.execute(query).one_or_none()
+
+    def _attempt_row(self, connection: Connection, trial_id: int, number: int) -> Row[Any] | None:
+        query = select(attempts).where(attempts.c.trial_id == trial_id, attempts.c.number == number)
+        return connection.execute(query).one_or_none()
+
+    def _write_attempt(self, connection: Connection, trial_id: int, attempt: AttemptRecord) -> None:
+        values = asdict(attempt)
+        del values["held_gpu_s"], values["number"]
+        values["state"] = attempt.state.value
+        values["reason"] = attempt.reason.value if attempt.reason is not None else None
+        where = (attempts.c.trial_id == trial_id) & (attempts.c.number == attempt.number)
+        if not connection.execute(update(attempts).where(where).values(**values)).rowcount:
+            row = {"trial_id": trial_id, "number": attempt.number, **values}
+            connection.execute(insert(attempts).values(**row))
+
+    def _one(self, connection: Connection, job_uid: str, index: int) -> Trial:
+        objective = objective_of(self._job_row(connection, job_uid).objective)
+        found = load_trials(connection, job_uid, objective, index)
+        if not found:
+            raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
+        return found[0]
+
+
+def _report_row(
+    report: Mapping[str, Any], trial_id: int, attempt: int, pod_uid: str
+) -> dict[str, Any]:
+    return {
+        "trial_id": trial_id,
+        "attempt": attempt,
+        "pod_uid": pod_uid,
+        "seq": report["seq"],
+        "kind": report.get("kind", "epoch"),
+        "epoch": report.get("epoch"),
+        "step": report.get("step"),
+        "metrics": dict(report.get("metrics", {})),
+        "nonfinite": list(report.get("nonfinite", ())),
+        "resources": dict(report.get("resources", {})),
+        "data_fingerprint": report.get("data_fingerprint"),
+        "sent_at": report.get("ts"),
+    }
