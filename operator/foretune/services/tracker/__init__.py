@@ -1,0 +1,5 @@
+"""The tracking server: owns the history, proposes exactly once, takes reports, answers continue or stop."""
+
+from foretune.services.tracker.service import Reply, TrackerService
+
+__all__ = ["Reply", "TrackerService"]

@@ -1,0 +1,288 @@
+"""`TrackerService`: the port `Tracker` in process, and the intake of reports."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from foretune.api.space import parse_space
+from foretune.contract import Action
+from foretune.domain.history import JobRecord, Proposal
+from foretune.domain.job import Algorithm
+from foretune.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    SuggestionUnavailableError,
+    UnavailableError,
+)
+from foretune.planner.naming import config_hash
+from foretune.ports import ReportBatch, SuggestionAnswer, SuggestionRequest
+from foretune.search.fallback import sobol_proposal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from foretune.domain.job import Job
+    from foretune.domain.space import Space
+    from foretune.domain.trial import AttemptRecord, Outcome, Point, Trial
+    from foretune.ports import Clock, History, Suggestions
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ENDED: Final = frozenset({"Complete", "Failed", "Deleted"})
+"""Phases of a closed job."""
+
+
+class Meter(Protocol):
+    """Hears what the tracker does; an implementation must not raise."""
+
+    def written(self, result: str) -> None:
+        """The history was written to: `ok` or `error`."""
+
+    def duplicate(self, algorithm: str) -> None:
+        """A suggestion was refused, being equal to an earlier one."""
+
+
+class NoMeter:
+    """A meter that nobody reads."""
+
+    def written(self, result: str) -> None:
+        """Do nothing."""
+
+    def duplicate(self, algorithm: str) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to reports."""
+
+    ack: int
+    """Highest seq of the batch; everything up to it is stored."""
+    action: Action = Action.CONTINUE
+    reason: str | None = None
+    interval: float | None = None
+    """Seconds the sender should leave between batches, or None."""
+
+
+class PodUnknownError(UnavailableError):
+    """The operator has not named the reporting pod yet: the sender keeps its reports and tries again."""
+
+
+class StalePodError(ConflictError):
+    """A newer pod runs this trial: the sender should stop."""
+
+
+class TrackerService:
+    """Owns the history. Thread-safe; several instances may share one database."""
+
+    def __init__(
+        self,
+        *,
+        history: History,
+        suggestions: Suggestions,
+        clock: Clock,
+        meter: Meter | None = None,
+    ) -> None:
+        """Take the ports that the service acts through."""
+        self._history = history
+        self._suggestions = suggestions
+        self._clock = clock
+        self._meter = meter or NoMeter()
+        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    # ---------------------------------------------------------- for the loop
+    def register(self, job: Job) -> JobRecord:
+        """Create or update the job's row; raises `ConflictError` when its immutable parts changed."""
+        record = JobRecord(
+            uid=job.uid,
+            namespace=job.key.namespace,
+            name=job.key.name,
+            manifest=job.spec.manifest,
+            objective=job.spec.objective,
+            context=job.spec.context,
+            created_at=job.created_at or self._clock.now(),
+            phase="Running",
+        )
+        try:
+            known = self._history.job(job.uid)
+        except NotFoundError:
+            known = None
+        if known is not None:
+            changed = [
+                part
+                for part in ("objective", "space", "trial")
+                if known.manifest.get(part) != record.manifest.get(part)
+            ]
+            if changed:
+                names = ", ".join(f"spec.{part}" for part in changed)
+                raise ConflictError(f"job {job.key} ({job.uid}) has another {names} in the history")
+        self._write(lambda: self._history.put_job(record))
+        return self._history.job(job.uid)
+
+    def trials(self, job_uid: str) -> Sequence[Trial]:
+        """Return every trial by index; raises `NotFoundError` for an unknown job."""
+        return self._history.trials(job_uid)
+
+    def propose(self, job_uid: str, index: int) -> Proposal:
+        """Return the recorded proposal, or a new one, recorded before it is answered."""
+        with self._locks[job_uid]:
+            known = self._history.proposal(job_uid, index)
+            if known is not None:
+                return known
+            job = self._history.job(job_uid)
+            space = parse_space(job.manifest["space"])
+            trials = self._history.trials(job_uid)
+            request = _request(job, index, space, trials)
+            answer = self._ask(request)
+            proposal = Proposal(
+                job_uid=job_uid,
+                index=index,
+                params=answer.params,
+                config_hash=config_hash(answer.params),
+                proposer=answer.proposer,
+                detail=answer.detail,
+                created_at=self._clock.now(),
+            )
+            return self._write(lambda: self._history.put_proposal(proposal))
+
+    def record_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
+        """Record what is known of an attempt: its newest pod, times, phase. Idempotent."""
+        self._write(lambda: self._history.put_attempt(job_uid, index, attempt))
+
+    def commit(self, job_uid: str, outcome: Outcome) -> Trial:
+        """Commit the end of an attempt, its recovered reports and its cost. Idempotent."""
+        now = self._clock.now()
+        return self._write(lambda: self._history.commit(job_uid, outcome, at=now))
+
+    def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
+        """Ask a running trial to stop: the reply to its next report says so. Idempotent."""
+        self._write(lambda: self._history.request_stop(job_uid, index, rule=rule))
+
+    def close(self, job_uid: str, *, phase: str, reason: str, message: str) -> None:
+        """Record how the job ended, or that it was deleted."""
+        now = self._clock.now()
+        self._write(
+            lambda: self._history.close_job(
+                job_uid, phase=phase, reason=reason, message=message, at=now
+            )
+        )
+        self._locks.pop(job_uid, None)
+
+    # ------------------------------------------------------------ for readers
+    def job(self, uid: str) -> JobRecord:
+        """Return a job; raises `NotFoundError`."""
+        return self._history.job(uid)
+
+    def find_jobs(
+        self, *, namespace: str | None = None, name: str | None = None
+    ) -> Sequence[JobRecord]:
+        """Return matching jobs, newest first."""
+        return self._history.find_jobs(namespace=namespace, name=name)
+
+    def trial(self, job_uid: str, index: int) -> Trial:
+        """Return one trial; raises `NotFoundError`."""
+        return self._history.trial(job_uid, index)
+
+    def curve(self, job_uid: str, index: int) -> Sequence[Point]:
+        """Return the trial's points in order of epoch."""
+        return self._history.curve(job_uid, index)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the history's totals; raises `HistoryUnavailableError` when it does not answer."""
+        return self._history.counts()
+
+    # ------------------------------------------------------------- for trials
+    def receive(
+        self, job_uid: str, index: int, pod_uid: str, reports: Sequence[Mapping[str, Any]]
+    ) -> Reply:
+        """Store the reports of one pod and say what it should do.
+
+        `pod_uid` is the authenticated sender. Raises `PodUnknownError` while the operator has not named
+        it, `StalePodError` when a newer pod runs the trial, `ForbiddenError` when the reports speak for
+        another pod, `NotFoundError` for an unknown trial.
+        """
+        trial = self._history.trial(job_uid, index)
+        if any(report["pod"] != pod_uid for report in reports):
+            raise ForbiddenError("the reports name another pod than the token's")
+        attempt = reports[0]["attempt"]
+        self._check_sender(trial, attempt, pod_uid)
+        batch = ReportBatch(
+            job_uid=job_uid,
+            index=index,
+            attempt=attempt,
+            pod_uid=pod_uid,
+            reports=reports,
+            received_at=self._clock.now(),
+        )
+        self._write(lambda: self._history.add_reports(batch))
+        ack = max(report["seq"] for report in reports)
+        if trial.stop_requested is not None:
+            return Reply(ack, Action.STOP, trial.stop_requested)
+        if trial.state.terminal:
+            return Reply(ack, Action.STOP, f"the trial is {trial.state}")
+        if self._history.job(job_uid).phase in ENDED:
+            return Reply(ack, Action.STOP, "the job has ended")
+        return Reply(ack)
+
+    def _check_sender(self, trial: Trial, attempt: int, pod_uid: str) -> None:
+        named = {record.number: record.pod_uid for record in trial.attempts}
+        newest = max(named, default=-1)
+        if attempt < newest:
+            raise StalePodError(f"attempt {newest} of trial {trial.index} runs now")
+        if named.get(attempt) != pod_uid:
+            if any(uid == pod_uid for uid in named.values()):
+                raise ForbiddenError(f"this pod does not run attempt {attempt}")
+            # Unknown, or a replacement of the pod that is known: the operator will name it, or never.
+            raise PodUnknownError(f"trial {trial.index} is not known to run in this pod yet")
+
+    # ---------------------------------------------------------------- helpers
+    def _ask(self, request: SuggestionRequest) -> SuggestionAnswer:
+        try:
+            answer = self._suggestions.suggest(request)
+        except SuggestionUnavailableError as error:
+            log.warning("job %s trial %d: %s", request.job_uid, request.index, error)
+            return sobol_proposal(request.space, request.trials, request.seed, reason=str(error))
+        wrong = request.space.problems(answer.params)
+        keys = {request.space.key(trial.params) for trial in request.trials}
+        if wrong or request.space.key(answer.params) in keys:
+            reason = "; ".join(wrong) or "duplicate"
+            self._meter.duplicate(request.algorithm)
+            log.warning("job %s trial %d: refused: %s", request.job_uid, request.index, reason)
+            return sobol_proposal(request.space, request.trials, request.seed, reason=reason)
+        return answer
+
+    def _write(self, action: Callable[[], T]) -> T:
+        try:
+            result = action()
+        except UnavailableError:
+            self._meter.written("error")
+            raise
+        self._meter.written("ok")
+        return result
+
+
+def _request(
+    job: JobRecord, index: int, space: Space, trials: Sequence[Trial]
+) -> SuggestionRequest:
+    """Return the request for trial `index`; what the manifest leaves open has the API's defaults."""
+    search = job.manifest.get("search", {})
+    return SuggestionRequest(
+        job_uid=job.uid,
+        index=index,
+        space=space,
+        objective=job.objective,
+        algorithm=search.get("algorithm", Algorithm.AUTO.value),
+        seed=search.get("seed", zlib.crc32(job.uid.encode())),
+        trials=trials,
+        context=job.context,
+        timeout_s=float(search.get("timeoutSeconds", 30)),
+        initial=search.get("initial"),
+    )
