@@ -2,6 +2,8 @@
 
 python scripts/sync_chart.py            writes both
 python scripts/sync_chart.py --check    says what is stale; exit code 1
+
+`make verify` checks, `make crds` writes.
 """
 
 from __future__ import annotations
