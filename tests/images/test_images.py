@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -121,6 +122,22 @@ class TestImage:
         """The image has a numeric user, and its programs and their imports work on a read-only root."""
         assert problems(image, name) == []
 
+    @pytest.mark.parametrize(
+        ("key", "value", "reason"),
+        [
+            ("User", "", "User is '', not '65532:65532'"),
+            ("User", "app", "User is 'app'"),
+            ("Entrypoint", ["/bin/sh", "-c", "foretune"], "arguments would be lost"),
+            ("Entrypoint", ["foretunes"], "foretunes: No such file or directory"),
+        ],
+    )
+    def test_wrong_configuration_is_found(
+        self, image: Built, name: str, key: str, value: object, reason: str
+    ) -> None:
+        """The control finds a user that is missing or not numeric, and a wrong entry point."""
+        wrong = dataclasses.replace(image, config={**image.config, key: value})
+        assert [text for text in problems(wrong, name) if reason in text]
+
     def test_restriction(self, image: Built) -> None:
         """The programs of these tests really run without rights, and can write nothing but /tmp."""
         done = image.run("python3", "-c", STATE)
@@ -178,7 +195,6 @@ def _plain(name: str) -> str:
 
 
 FAULTS: Final = {
-    "user forgotten": ("USER 65532:65532\n", "", "User is '', not '65532:65532'"),
     "environment elsewhere": (
         "--from=light-environment /opt/foretune /opt/foretune",
         "--from=light-environment /opt/foretune /opt/elsewhere",
@@ -188,11 +204,6 @@ FAULTS: Final = {
         "requirements.py pyproject.toml operator tracker",
         "requirements.py pyproject.toml operator",
         "No module named 'sqlalchemy'",
-    ),
-    "shell form": (
-        'ENTRYPOINT ["foretune"]',
-        "ENTRYPOINT foretune",
-        "arguments would be lost",
     ),
 }
 """Name: what of the Dockerfile is replaced, by what, and which problem must be found."""
