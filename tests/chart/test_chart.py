@@ -20,6 +20,7 @@ from tests.support.chart import (
     containers,
     environment,
     helm,
+    merged,
     only,
     parse,
     pod_specs,
@@ -480,9 +481,8 @@ def test_service_monitor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_notes(variant: str, tmp_path: Path) -> None:
     """The notes name a first TuningJob that is valid, in a namespace that is watched."""
-    file = tmp_path / "v.yaml"
-    render_text(tmp_path, VARIANTS[variant])
-    file.write_text((tmp_path / "values.yaml").read_text())
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(merged(VARIANTS[variant])))
     where = [RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(file)]
     notes = helm("install", *where, "--dry-run=client").partition("\nNOTES:\n")[2]
     manifest = notes.partition("<<END\n")[2].partition("\n     END")[0]

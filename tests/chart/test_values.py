@@ -165,6 +165,7 @@ def test_every_value_has_a_case() -> None:
     assert sorted(path for path, _, _ in CHANGES) == sorted(leaves(defaults()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "value", "given"), CHANGES, ids=[c[0] for c in CHANGES])
 def test_every_value_does_something(
     path: str, value: Any, given: dict[str, Any], tmp_path: Path

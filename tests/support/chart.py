@@ -56,11 +56,18 @@ def merged(flat: dict[str, Any]) -> dict[str, Any]:
 def render_text(
     folder: Path, values: dict[str, Any] | None = None, *flags: str, version: int = 4
 ) -> str:
-    """Return what `helm template` prints for values given by dotted paths."""
-    file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(merged(values or {})), encoding="utf-8")
-    where = [RELEASE, str(CHART), "--namespace", NAMESPACE, "-f", str(file)]
-    return helm("template", *where, *flags, version=version)
+    """Return what `helm template` prints for values given by dotted paths, rendered once."""
+    text = yaml.safe_dump(merged(values or {}))
+    key = (text, flags, version)
+    if key not in _RENDERED:
+        file = folder / "values.yaml"
+        file.write_text(text, encoding="utf-8")
+        where = [RELEASE, str(CHART), "--namespace", NAMESPACE, "-f", str(file)]
+        _RENDERED[key] = helm("template", *where, *flags, version=version)
+    return _RENDERED[key]
+
+
+_RENDERED: dict[tuple[str, tuple[str, ...], int], str] = {}
 
 
 def parse(text: str) -> list[dict[str, Any]]:
