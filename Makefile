@@ -67,7 +67,7 @@ check: lint types imports verify quick ## Lint, types, import contracts, generat
 lint: init ## Ruff, yamllint, codespell, hadolint.
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
-	@git ls-files -co --exclude-standard '*.yaml' '*.yml' ':!charts/*/templates' ':!tests/data' | xargs -r $(BIN)/yamllint --strict
+	@git ls-files -co --exclude-standard '*.yaml' '*.yml' ':!charts/*/templates/*' ':!tests/data' | xargs -r $(BIN)/yamllint --strict
 	@git ls-files -co --exclude-standard | xargs -r $(BIN)/codespell
 	@git ls-files -co --exclude-standard '*Dockerfile' | xargs -r $(BIN)/hadolint
 

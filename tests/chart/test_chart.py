@@ -61,7 +61,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "no extras": {"metrics.service.enabled": False, "crds.enabled": False},
 }
 
-YAMLLINT: Final = "{extends: default, rules: {line-length: disable, document-start: disable, comments: disable, braces: disable, brackets: disable, comments-indentation: disable, indentation: {spaces: consistent, indent-sequences: whatever}}}"
+YAMLLINT: Final = "{extends: default, rules: {line-length: disable, document-start: disable, comments: disable, braces: disable, comments-indentation: disable, indentation: {spaces: consistent, indent-sequences: whatever}}}"
 
 
 @pytest.fixture(params=VARIANTS)

@@ -114,7 +114,7 @@ CHANGES: Final[list[tuple[str, Any, dict[str, Any]]]] = [
 """Value, another setting of it, and what has to be set for it to matter."""
 
 REFUSED: Final = [
-    ({"operater": {}}, "operater"),
+    ({"operatr": {}}, "operatr"),
     ({"operator.apiQpss": 3}, "apiQpss"),
     ({"operator.apiQps": "fast"}, "apiQps"),
     ({"tracker.databaseUrl": "postgres://u:p@db/foretune"}, "databaseUrl"),
