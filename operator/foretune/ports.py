@@ -148,10 +148,17 @@ class History(Protocol):
     def put_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
         """Insert or update an attempt by number; moves the trial to Pending or Running with it."""
 
+    def pods(self, job_uid: str, index: int) -> Sequence[tuple[int, str]]:
+        """Return (attempt, pod uid) of every pod known to have run the trial, oldest first.
+
+        Raises `NotFoundError`.
+        """
+
     def add_reports(self, batch: ReportBatch) -> int:
         """Store reports, each identity (trial, attempt, pod uid, seq) once; return how many were new.
 
-        Raises `NotFoundError` for an unknown trial.
+        Those of a trial that has ended complete its curve, and change its value no more. Raises
+        `NotFoundError` for an unknown trial.
         """
 
     def commit(self, job_uid: str, outcome: Outcome, *, at: float) -> Trial:

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from foretune.adapters.store import engine as engines
+from foretune.adapters.store.curves import Curve
+from foretune.adapters.store.engine import Database
 from foretune.adapters.store.rows import (
     job_of,
     load_trials,
     objective_json,
     objective_of,
-    points_of,
     proposal_of,
-    report_rows,
 )
-from foretune.adapters.store.schema import attempts, costs, jobs, proposals, reports, tasks, trials
+from foretune.adapters.store.schema import (
+    attempts,
+    costs,
+    jobs,
+    pods,
+    proposals,
+    reports,
+    tasks,
+    trials,
+)
 from foretune.domain.trial import AttemptPhase, TrialState
 from foretune.errors import NotFoundError
 
@@ -35,8 +43,6 @@ if TYPE_CHECKING:
 
 TERMINAL: Final = [state.value for state in TrialState if state.terminal]
 OPEN: Final = [state.value for state in TrialState if not state.terminal]
-UNKNOWN_POD: Final = "-"
-"""Pod uid of reports recovered from an attempt whose pod was never seen."""
 
 
 class SqlHistory:
@@ -44,16 +50,16 @@ class SqlHistory:
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         """Take a SQLAlchemy URL or the path of a SQLite file; connects when first used."""
-        self._engine = engines.open_engine(url, read_only=read_only)
-        self._dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        self._database = Database(url, read_only=read_only)
+        self._dialect = postgresql if self._database.dialect == "postgresql" else sqlite
 
     def migrate(self) -> None:
         """Bring the schema to the version of this code."""
-        engines.migrate(self._engine)
+        self._database.migrate()
 
     def close(self) -> None:
         """Release connections."""
-        self._engine.dispose()
+        self._database.close()
 
     # ------------------------------------------------------------------ jobs
     def put_job(self, record: JobRecord) -> None:
@@ -69,7 +75,7 @@ class SqlHistory:
             "reason": record.reason,
             "message": record.message,
         }
-        with engines.writing(self._engine) as connection:
+        with self._database.writing() as connection:
             changed = connection.execute(
                 update(jobs).where(jobs.c.uid == record.uid).values(**values)
             ).rowcount
@@ -80,7 +86,7 @@ class SqlHistory:
 
     def job(self, uid: str) -> JobRecord:
         """Return a job; raises `NotFoundError`."""
-        with engines.reading(self._engine) as connection:
+        with self._database.reading() as connection:
             return job_of(self._job_row(connection, uid))
 
     def find_jobs(
@@ -92,12 +98,12 @@ class SqlHistory:
             query = query.where(jobs.c.namespace == namespace)
         if name is not None:
             query = query.where(jobs.c.name == name)
-        with engines.reading(self._engine) as connection:
+        with self._database.reading() as connection:
             return [job_of(row) for row in connection.execute(query).all()]
 
     def close_job(self, job_uid: str, *, phase: str, reason: str, message: str, at: float) -> None:
         """Record how a job ended; open trials of a deleted job become Cancelled."""
-        with engines.writing(self._engine) as connection:
+        with self._database.writing() as connection:
             self._job_row(connection, job_uid)
             end = {"phase": phase, "reason": reason, "message": message, "closed_at": at}
             connection.execute(update(jobs).where(jobs.c.uid == job_uid).values(**end))
@@ -111,7 +117,7 @@ class SqlHistory:
     # ------------------------------------------------------------- proposals
     def put_proposal(self, proposal: Proposal) -> Proposal:
         """Record a proposal and its trial; a second one of the same identity returns the first."""
-        with engines.writing(self._engine) as connection:
+        with self._database.writing() as connection:
             self._job_row(connection, proposal.job_uid)
             new = self._put(
                 connection,
@@ -141,48 +147,61 @@ class SqlHistory:
 
     def proposal(self, job_uid: str, index: int) -> Proposal | None:
         """Return the recorded proposal, or None."""
-        with engines.reading(self._engine) as connection:
+        with self._database.reading() as connection:
             row = self._proposal_row(connection, job_uid, index)
             return proposal_of(row) if row is not None else None
 
     # ---------------------------------------------------------------- trials
     def trials(self, job_uid: str) -> Sequence[Trial]:
         """Return every trial of the job by index, values reduced by the job's objective."""
-        with engines.reading(self._engine) as connection:
-            objective = objective_of(self._job_row(connection, job_uid).objective)
-            return load_trials(connection, job_uid, objective)
+        with self._database.reading() as connection:
+            self._job_row(connection, job_uid)
+            return load_trials(connection, job_uid)
 
     def trial(self, job_uid: str, index: int) -> Trial:
         """Return one trial; raises `NotFoundError`."""
-        with engines.reading(self._engine) as connection:
-            return self._one(connection, job_uid, index)
+        with self._database.reading() as connection:
+            found = load_trials(connection, job_uid, index)
+            if not found:
+                raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
+            return found[0]
 
     def curve(self, job_uid: str, index: int) -> Sequence[Point]:
         """Return the trial's points in order of epoch; the last report of an epoch counts."""
-        with engines.reading(self._engine) as connection:
+        with self._database.reading() as connection:
             row = self._trial_row(connection, job_uid, index)
-            return points_of(report_rows(connection, [row.id]))
+            return self._curve(connection, row.id).points()
 
     def put_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
-        """Insert or update an attempt; moves its open trial to Pending or Running."""
-        with engines.writing(self._engine) as connection:
-            trial = self._trial_row(connection, job_uid, index)
+        """Insert or update an attempt; the newest one moves its open trial to Pending or Running."""
+        with self._database.writing() as connection:
+            trial = self._trial_row(connection, job_uid, index, lock=True)
             if trial.state in TERMINAL:
                 return
-            known = self._attempt_row(connection, trial.id, attempt.number)
-            if known is not None and known.reason is not None:
+            known = {row.number: row for row in self._attempt_rows(connection, trial.id)}
+            if attempt.number in known and known[attempt.number].reason is not None:
                 return
             self._write_attempt(connection, trial.id, attempt)
+            if attempt.number < max(known, default=0):
+                return
             running = attempt.state is AttemptPhase.RUNNING
             state = TrialState.RUNNING if running else TrialState.PENDING
             connection.execute(
                 update(trials).where(trials.c.id == trial.id).values(state=state.value)
             )
 
+    def pods(self, job_uid: str, index: int) -> Sequence[tuple[int, str]]:
+        """Return (attempt, pod uid) of every pod known to have run the trial, oldest first."""
+        with self._database.reading() as connection:
+            trial = self._trial_row(connection, job_uid, index)
+            query = select(pods).where(pods.c.trial_id == trial.id)
+            query = query.order_by(pods.c.attempt, pods.c.id)
+            return [(row.attempt, row.pod_uid) for row in connection.execute(query).all()]
+
     def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
         """Record that a rule wants the trial stopped; the first rule stays."""
-        with engines.writing(self._engine) as connection:
-            trial = self._trial_row(connection, job_uid, index)
+        with self._database.writing() as connection:
+            trial = self._trial_row(connection, job_uid, index, lock=True)
             if trial.stop_requested is None and trial.state not in TERMINAL:
                 connection.execute(
                     update(trials).where(trials.c.id == trial.id).values(stop_requested=rule)
@@ -190,66 +209,74 @@ class SqlHistory:
 
     def commit(self, job_uid: str, outcome: Outcome, *, at: float) -> Trial:
         """Store an outcome in one transaction; a terminal trial stays as it is."""
-        with engines.writing(self._engine) as connection:
-            trial = self._trial_row(connection, job_uid, outcome.index)
-            known = self._attempt_row(connection, trial.id, outcome.attempt)
-            done = known is not None and known.reason is not None
-            if trial.state not in TERMINAL and not done:
+        with self._database.writing() as connection:
+            trial = self._trial_row(connection, job_uid, outcome.index, lock=True)
+            ended = {
+                row.number
+                for row in self._attempt_rows(connection, trial.id)
+                if row.reason is not None
+            }
+            if trial.state not in TERMINAL and outcome.attempt not in ended:
                 self._end(connection, trial, outcome, at)
-            return self._one(connection, job_uid, outcome.index)
+            return load_trials(connection, job_uid, outcome.index)[0]
 
     def _end(self, connection: Connection, trial: Row[Any], outcome: Outcome, at: float) -> None:
         record = outcome.attempt_record
+        pod_uid = record.pod_uid if record is not None else None
+        source = outcome.source or "log_tail"
+        for report in outcome.records:
+            # A record that the trial wrote names its pod and seq, so that one received already is not
+            # doubled; what was read from other text has numbers of its own, under its carrier's name.
+            written = report.get("pod") or (pod_uid if "trial" in report else None)
+            row = _report_row(report, trial.id, outcome.attempt, written or source)
+            self._put(connection, reports, {**row, "source": source, "received_at": at})
+        curve = self._summarise(connection, trial)
         if record is not None:
             self._write_attempt(connection, trial.id, record)
             booked = {
                 "trial_id": trial.id,
                 "attempt": outcome.attempt,
                 "gpu_held_s": record.held_gpu_s,
+                "cpu_s": curve.cpu_s(outcome.attempt),
                 "booked_at": at,
             }
             self._put(connection, costs, booked)
-        for report in outcome.records:
-            # A record of the contract names its pod, so that one received already is not doubled;
-            # what was read from plain text has numbers of its own.
-            pod_uid = report.get("pod") or outcome.source or UNKNOWN_POD
-            row = _report_row(report, trial.id, outcome.attempt, pod_uid)
-            source = {"source": outcome.source or "log_tail", "received_at": at}
-            self._put(connection, reports, {**row, **source})
         end = {
             "state": outcome.state.value,
             "reason": outcome.reason.value,
-            "message": outcome.message,
+            "message": _storable(outcome.message),
             "counts_as_failure": outcome.counts_as_failure,
-            "source": outcome.source,
             "ended_at": at if outcome.final else None,
         }
         connection.execute(update(trials).where(trials.c.id == trial.id).values(**end))
 
     # --------------------------------------------------------------- reports
     def add_reports(self, batch: ReportBatch) -> int:
-        """Store reports, each identity once; return how many were new."""
-        with engines.writing(self._engine) as connection:
-            trial = self._trial_row(connection, batch.job_uid, batch.index)
+        """Store reports, each identity once; return how many were new.
+
+        Those of a trial that has ended complete its curve, and change its value no more.
+        """
+        with self._database.writing() as connection:
+            trial = self._trial_row(connection, batch.job_uid, batch.index, lock=True)
             source = {"source": batch.source, "received_at": batch.received_at}
-            return sum(
-                self._put(
-                    connection,
-                    reports,
-                    {**_report_row(report, trial.id, batch.attempt, batch.pod_uid), **source},
-                )
+            rows = [
+                {**_report_row(report, trial.id, batch.attempt, batch.pod_uid), **source}
                 for report in batch.reports
-            )
+            ]
+            new = self._put(connection, reports, rows)
+            if new and trial.state not in TERMINAL:
+                self._summarise(connection, trial)
+            return new
 
     def counts(self) -> Mapping[str, int]:
         """Return totals: `jobs`, `trials`, `reports`, `observations`."""
-        succeeded = [state.value for state in TrialState if state.succeeded]
-        with engines.reading(self._engine) as connection:
+        with self._database.reading() as connection:
 
             def total(table: Table) -> int:
                 return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
-            observed = select(func.count()).where(trials.c.state.in_(succeeded))
+            ended = (trials.c.state.in_(TERMINAL), trials.c.value.is_not(None))
+            observed = select(func.count()).where(*ended)
             return {
                 "jobs": total(jobs),
                 "trials": total(trials),
@@ -258,10 +285,12 @@ class SqlHistory:
             }
 
     # --------------------------------------------------------------- helpers
-    def _put(self, connection: Connection, table: Table, values: dict[str, Any]) -> int:
-        """Insert a row unless its key is there; return 1 when it was new."""
-        statement = self._dialect.insert(table).values(**values).on_conflict_do_nothing()
-        return int(connection.execute(statement).rowcount > 0)
+    def _put(
+        self, connection: Connection, table: Table, values: dict[str, Any] | list[dict[str, Any]]
+    ) -> int:
+        """Insert rows, but those whose key is there; return how many were new."""
+        statement = self._dialect.insert(table).values(values).on_conflict_do_nothing()
+        return max(0, connection.execute(statement).rowcount)
 
     def _task(self, connection: Connection, record: JobRecord) -> int:
         space = record.manifest.get("space", {})
@@ -287,8 +316,12 @@ class SqlHistory:
             raise NotFoundError(f"the history has no job with uid {uid!r}")
         return row
 
-    def _trial_row(self, connection: Connection, job_uid: str, index: int) -> Row[Any]:
+    def _trial_row(
+        self, connection: Connection, job_uid: str, index: int, *, lock: bool = False
+    ) -> Row[Any]:
         query = select(trials).where(trials.c.job_uid == job_uid, trials.c.trial_index == index)
+        if lock:  # where several write at once; SQLite has one writer and ignores it
+            query = query.with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
@@ -300,26 +333,40 @@ class SqlHistory:
         )
         return connection.execute(query).one_or_none()
 
-    def _attempt_row(self, connection: Connection, trial_id: int, number: int) -> Row[Any] | None:
-        query = select(attempts).where(attempts.c.trial_id == trial_id, attempts.c.number == number)
-        return connection.execute(query).one_or_none()
+    def _attempt_rows(self, connection: Connection, trial_id: int) -> Sequence[Row[Any]]:
+        query = select(attempts).where(attempts.c.trial_id == trial_id)
+        return connection.execute(query).all()
+
+    def _curve(self, connection: Connection, trial_id: int) -> Curve:
+        query = select(reports).where(reports.c.trial_id == trial_id)
+        return Curve(connection.execute(query).all())
+
+    def _summarise(self, connection: Connection, trial: Row[Any]) -> Curve:
+        """Keep with the trial what its reports add up to."""
+        curve = self._curve(connection, trial.id)
+        objective = objective_of(self._job_row(connection, trial.job_uid).objective)
+        columns = curve.summary(objective)
+        connection.execute(update(trials).where(trials.c.id == trial.id).values(**columns))
+        return curve
 
     def _write_attempt(self, connection: Connection, trial_id: int, attempt: AttemptRecord) -> None:
         values = asdict(attempt)
         del values["held_gpu_s"], values["number"]
         values["state"] = attempt.state.value
         values["reason"] = attempt.reason.value if attempt.reason is not None else None
+        values["message"] = _storable(attempt.message)
         where = (attempts.c.trial_id == trial_id) & (attempts.c.number == attempt.number)
         if not connection.execute(update(attempts).where(where).values(**values)).rowcount:
             row = {"trial_id": trial_id, "number": attempt.number, **values}
             connection.execute(insert(attempts).values(**row))
+        if attempt.pod_uid is not None:
+            pod = {"attempt": attempt.number, "pod_uid": attempt.pod_uid}
+            self._put(connection, pods, {"trial_id": trial_id, **pod})
 
-    def _one(self, connection: Connection, job_uid: str, index: int) -> Trial:
-        objective = objective_of(self._job_row(connection, job_uid).objective)
-        found = load_trials(connection, job_uid, objective, index)
-        if not found:
-            raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
-        return found[0]
+
+def _storable(text: str) -> str:
+    """Return text without what PostgreSQL can't keep: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _report_row(

@@ -89,12 +89,20 @@ trials: Final = Table(
     Column("reason", String(32)),
     Column("message", Text, nullable=False, server_default=""),
     Column("counts_as_failure", Boolean, nullable=False, server_default="0"),
-    Column("source", String(32)),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("stop_requested", String(32)),
+    Column("value", Float),
+    Column("epochs", Float, nullable=False, server_default="0"),
+    Column("reports", Integer, nullable=False, server_default="0"),
+    Column("nonfinite", Boolean, nullable=False, server_default="0"),
+    Column("metrics_seen", JSON, nullable=False, server_default="[]"),
+    Column("source", String(32)),
+    Column("cpu_s", Float),
     UniqueConstraint("job_uid", "trial_index"),
 )
+"""A trial and, from `value` on, what its reports add up to: kept with each report, so that reading a
+job of a thousand trials reads no report. It stays as it is once the trial has ended."""
 
 attempts: Final = Table(
     "attempts",
@@ -113,6 +121,17 @@ attempts: Final = Table(
     Column("node", String(253)),
     Column("gpus", Integer, nullable=False, server_default="0"),
 )
+
+pods: Final = Table(
+    "pods",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("trial_id", ForeignKey("trials.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("pod_uid", String(64), nullable=False),
+    UniqueConstraint("trial_id", "attempt", "pod_uid"),
+)
+"""Every pod that ran a trial; ids rise, so that a pod is older or newer than another."""
 
 reports: Final = Table(
     "reports",

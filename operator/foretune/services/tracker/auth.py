@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import math
 import secrets
 import threading
 from dataclasses import dataclass, field
@@ -19,6 +22,9 @@ POSITIVE_TTL_S: Final = 60.0
 
 NEGATIVE_TTL_S: Final = 5.0
 """Seconds a token that was refused is not reviewed again."""
+
+JWT_PARTS: Final = 3
+"""Header, claims, signature."""
 
 CACHE_LIMIT: Final = 20_000
 """Tokens kept; 10,000 pods and their renewals fit."""
@@ -117,7 +123,12 @@ class KubeAuthenticator:
 
     def identify(self, token: str) -> Identity:
         """Return the caller; raises `UnknownCallerError`."""
-        identity = self._cached("token:" + _digest(token), lambda: self._review(token))
+        now = self.clock.now()
+        expires_at = _expiry(token)
+        if expires_at <= now:
+            raise UnknownCallerError("the token has expired")
+        key = "token:" + _digest(token)
+        identity = self._cached(key, lambda: self._review(token), until=expires_at)
         if not isinstance(identity, Identity):
             raise UnknownCallerError("the cluster does not accept this token for audience foretune")
         return identity
@@ -143,7 +154,10 @@ class KubeAuthenticator:
         )
 
     def _cached(
-        self, key: str, ask: Callable[[], Identity | bool | None]
+        self,
+        key: str,
+        ask: Callable[[], Identity | bool | None],
+        until: float = math.inf,
     ) -> Identity | bool | None:
         now = self.clock.now()
         with self._lock:
@@ -157,8 +171,23 @@ class KubeAuthenticator:
                 if len(self._cache) >= CACHE_LIMIT:
                     self._cache.clear()
             ttl = POSITIVE_TTL_S if answer else NEGATIVE_TTL_S
-            self._cache[key] = (now + ttl, answer)
+            self._cache[key] = (min(now + ttl, until), answer)
         return answer
+
+
+def _expiry(token: str) -> float:
+    """Return when a service account's token ends, Unix seconds; infinity when it does not say.
+
+    Read, not checked: the cluster checks the token, this only ends what is remembered of its answer.
+    """
+    parts = token.split(".")
+    if len(parts) != JWT_PARTS:
+        return math.inf
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return float(claims["exp"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _digest(token: str) -> str:

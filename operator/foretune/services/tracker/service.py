@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from foretune.adapters.http import wire
 from foretune.api.space import parse_space
+from foretune.api.spec import Search
 from foretune.contract import Action
 from foretune.domain.history import JobRecord, Proposal
-from foretune.domain.job import Algorithm
 from foretune.errors import (
     ConflictError,
     ForbiddenError,
+    InvalidInputError,
     NotFoundError,
     SuggestionUnavailableError,
     UnavailableError,
@@ -36,7 +37,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ENDED: Final = frozenset({"Complete", "Failed", "Deleted"})
+DELETED: Final = "Deleted"
+"""Phase of a job whose object is gone; its uid never comes back."""
+
+ENDED: Final = frozenset({"Complete", "Failed", DELETED})
 """Phases of a closed job."""
 
 
@@ -96,12 +100,12 @@ class TrackerService:
         self._suggestions = suggestions
         self._clock = clock
         self._meter = meter or NoMeter()
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
 
     # ---------------------------------------------------------- for the loop
     def register(self, job: Job) -> JobRecord:
         """Create or update the job's row; raises `ConflictError` when its immutable parts changed."""
-        record = JobRecord(
+        record = JobRecord(  # as one that has not ended: a changed budget opens a job again
             uid=job.uid,
             namespace=job.key.namespace,
             name=job.key.name,
@@ -124,6 +128,10 @@ class TrackerService:
             if changed:
                 names = ", ".join(f"spec.{part}" for part in changed)
                 raise ConflictError(f"job {job.key} ({job.uid}) has another {names} in the history")
+            if known.phase == DELETED or (
+                known.manifest == record.manifest and known.phase in ENDED
+            ):
+                return known
         self._write(lambda: self._history.put_job(record))
         return self._history.job(job.uid)
 
@@ -133,11 +141,13 @@ class TrackerService:
 
     def propose(self, job_uid: str, index: int) -> Proposal:
         """Return the recorded proposal, or a new one, recorded before it is answered."""
-        with self._locks[job_uid]:
+        job = self._history.job(job_uid)
+        # One at a time for a job, so that each proposal knows the one before it; the lock stays, since
+        # somebody may hold or await it.
+        with self._locks.setdefault(job_uid, threading.Lock()):
             known = self._history.proposal(job_uid, index)
             if known is not None:
                 return known
-            job = self._history.job(job_uid)
             space = parse_space(job.manifest["space"])
             trials = self._history.trials(job_uid)
             request = _request(job, index, space, trials)
@@ -160,7 +170,9 @@ class TrackerService:
     def commit(self, job_uid: str, outcome: Outcome) -> Trial:
         """Commit the end of an attempt, its recovered reports and its cost. Idempotent."""
         now = self._clock.now()
-        return self._write(lambda: self._history.commit(job_uid, outcome, at=now))
+        # What comes from a log is anybody's text: what is no report is left out.
+        clean = replace(outcome, records=wire.recovered(outcome.records))
+        return self._write(lambda: self._history.commit(job_uid, clean, at=now))
 
     def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
         """Ask a running trial to stop: the reply to its next report says so. Idempotent."""
@@ -174,7 +186,6 @@ class TrackerService:
                 job_uid, phase=phase, reason=reason, message=message, at=now
             )
         )
-        self._locks.pop(job_uid, None)
 
     # ------------------------------------------------------------ for readers
     def job(self, uid: str) -> JobRecord:
@@ -209,11 +220,10 @@ class TrackerService:
         it, `StalePodError` when a newer pod runs the trial, `ForbiddenError` when the reports speak for
         another pod, `NotFoundError` for an unknown trial.
         """
-        trial = self._history.trial(job_uid, index)
-        if any(report["pod"] != pod_uid for report in reports):
-            raise ForbiddenError("the reports name another pod than the token's")
         attempt = reports[0]["attempt"]
-        self._check_sender(trial, attempt, pod_uid)
+        if any(report["pod"] != pod_uid for report in reports):
+            raise ForbiddenError("pod: the reports name another pod than the token's")
+        self._check_sender(job_uid, index, attempt, pod_uid)
         batch = ReportBatch(
             job_uid=job_uid,
             index=index,
@@ -224,6 +234,7 @@ class TrackerService:
         )
         self._write(lambda: self._history.add_reports(batch))
         ack = max(report["seq"] for report in reports)
+        trial = self._history.trial(job_uid, index)
         if trial.stop_requested is not None:
             return Reply(ack, Action.STOP, trial.stop_requested)
         if trial.state.terminal:
@@ -232,22 +243,26 @@ class TrackerService:
             return Reply(ack, Action.STOP, "the job has ended")
         return Reply(ack)
 
-    def _check_sender(self, trial: Trial, attempt: int, pod_uid: str) -> None:
-        named = {record.number: record.pod_uid for record in trial.attempts}
-        newest = max(named, default=-1)
-        if attempt < newest:
-            raise StalePodError(f"attempt {newest} of trial {trial.index} runs now")
-        if named.get(attempt) != pod_uid:
-            if any(uid == pod_uid for uid in named.values()):
-                raise ForbiddenError(f"this pod does not run attempt {attempt}")
-            # Unknown, or a replacement of the pod that is known: the operator will name it, or never.
-            raise PodUnknownError(f"trial {trial.index} is not known to run in this pod yet")
+    def _check_sender(self, job_uid: str, index: int, attempt: int, pod_uid: str) -> None:
+        pods = self._history.pods(job_uid, index)
+        newest, newest_uid = pods[-1] if pods else (-1, None)
+        if (attempt, pod_uid) == (newest, newest_uid):
+            return
+        if (attempt, pod_uid) in pods or attempt < newest:
+            raise StalePodError(f"trial {index} runs in a newer pod (attempt {newest})")
+        if any(uid == pod_uid for _, uid in pods):
+            raise ForbiddenError(f"attempt: this pod does not run attempt {attempt}")
+        if self._history.trial(job_uid, index).state.terminal:
+            raise StalePodError(f"trial {index} has ended")
+        # The watch has not shown it yet, or it is not a pod of this trial: then nobody ever names it.
+        raise PodUnknownError(f"trial {index} is not known to run in this pod yet")
 
     # ---------------------------------------------------------------- helpers
     def _ask(self, request: SuggestionRequest) -> SuggestionAnswer:
         try:
             answer = self._suggestions.suggest(request)
-        except SuggestionUnavailableError as error:
+        except (SuggestionUnavailableError, InvalidInputError) as error:
+            # Refused or late, the job goes on: what the spec allows was checked when it was accepted.
             log.warning("job %s trial %d: %s", request.job_uid, request.index, error)
             return sobol_proposal(request.space, request.trials, request.seed, reason=str(error))
         wrong = request.space.problems(answer.params)
@@ -273,16 +288,16 @@ def _request(
     job: JobRecord, index: int, space: Space, trials: Sequence[Trial]
 ) -> SuggestionRequest:
     """Return the request for trial `index`; what the manifest leaves open has the API's defaults."""
-    search = job.manifest.get("search", {})
+    search = Search.model_validate(job.manifest.get("search") or {})
     return SuggestionRequest(
         job_uid=job.uid,
         index=index,
         space=space,
         objective=job.objective,
-        algorithm=search.get("algorithm", Algorithm.AUTO.value),
-        seed=search.get("seed", zlib.crc32(job.uid.encode())),
+        algorithm=search.algorithm,
+        seed=search.seed if search.seed is not None else zlib.crc32(job.uid.encode()),
         trials=trials,
         context=job.context,
-        timeout_s=float(search.get("timeoutSeconds", 30)),
-        initial=search.get("initial"),
+        timeout_s=float(search.timeout_seconds),
+        initial=search.initial,
     )

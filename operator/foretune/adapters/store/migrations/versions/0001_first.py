@@ -1,4 +1,4 @@
-"""Tasks, jobs, proposals, trials, attempts, reports, costs."""
+"""Tasks, jobs, proposals, trials, attempts, pods, reports, costs."""
 
 from __future__ import annotations
 
@@ -65,10 +65,16 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=32), nullable=True),
         sa.Column("message", sa.Text(), server_default="", nullable=False),
         sa.Column("counts_as_failure", sa.Boolean(), server_default="0", nullable=False),
-        sa.Column("source", sa.String(length=32), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.Column("stop_requested", sa.String(length=32), nullable=True),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("epochs", sa.Float(), server_default="0", nullable=False),
+        sa.Column("reports", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("nonfinite", sa.Boolean(), server_default="0", nullable=False),
+        sa.Column("metrics_seen", sa.JSON(), server_default="[]", nullable=False),
+        sa.Column("source", sa.String(length=32), nullable=True),
+        sa.Column("cpu_s", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["job_uid"], ["jobs.uid"], name=op.f("fk_trials_job_uid")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trials")),
         sa.UniqueConstraint("job_uid", "trial_index", name=op.f("uq_trials_job_uid_trial_index")),
@@ -90,6 +96,18 @@ def upgrade() -> None:
         sa.Column("gpus", sa.Integer(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_attempts_trial_id")),
         sa.PrimaryKeyConstraint("trial_id", "number", name=op.f("pk_attempts")),
+    )
+    op.create_table(
+        "pods",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("trial_id", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("pod_uid", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_pods_trial_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pods")),
+        sa.UniqueConstraint(
+            "trial_id", "attempt", "pod_uid", name=op.f("uq_pods_trial_id_attempt_pod_uid")
+        ),
     )
     op.create_table(
         "costs",

@@ -1,0 +1,139 @@
+"""What the reports of one trial add up to: its curve, its value so far, whether it diverges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from foretune.domain.trial import Point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Row
+
+    from foretune.domain.job import Objective
+
+PUSH: Final = "push"
+"""Source of a report that the trial sent itself; everything else was recovered at its end."""
+
+TRAIN_LOSS: Final = "train_loss"
+"""Metric whose divergence counts besides the objective's."""
+
+DIVERGED_AFTER: Final = 2
+"""Reports in a row that must name a non-finite objective or training loss."""
+
+CURVE_KINDS: Final = frozenset({"epoch", "final"})
+"""Kinds of report that say something of a whole epoch; a `step` inside one does not."""
+
+
+@dataclass
+class _Epoch:
+    """One epoch, its reports merged metric by metric: the last one that names a metric counts."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    at: float = 0.0
+    resources: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, row: Row[Any]) -> None:
+        for name, value in row.metrics.items():
+            # What was read from a log is rounded: it fills gaps, it replaces nothing.
+            if row.source == PUSH or self.sources.get(name) != PUSH:
+                self.metrics[name] = value
+                self.sources[name] = row.source
+        for name in row.nonfinite:
+            self.metrics.pop(name, None)
+        self.at = row.received_at
+        self.resources = row.resources or self.resources
+
+
+def in_order(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
+    """Return reports as the trial made them, however they arrived: by attempt, pod, and seq."""
+    rows = list(rows)
+    first: dict[tuple[int, str], float] = {}
+    for row in rows:
+        key = (row.attempt, row.pod_uid)
+        first[key] = min(first.get(key, row.received_at), row.received_at)
+    return sorted(rows, key=lambda r: (r.attempt, first[r.attempt, r.pod_uid], r.pod_uid, r.seq))
+
+
+class Curve:
+    """The curve of one trial."""
+
+    def __init__(self, rows: Iterable[Row[Any]]) -> None:
+        """Add up reports, given in any order."""
+        self._rows = in_order(rows)
+        self._epochs: dict[float, _Epoch] = {}
+        self._loose: list[Row[Any]] = []
+        sender: tuple[int, str] | None = None
+        for row in self._rows:
+            if row.kind not in CURVE_KINDS or row.epoch is None:
+                if row.metrics:
+                    self._loose.append(row)
+                continue
+            if row.source == PUSH and (row.attempt, row.pod_uid) != sender:
+                # Another process goes on from a checkpoint, or starts anew: what the one before it
+                # reached beyond that point is not part of this run.
+                sender = (row.attempt, row.pod_uid)
+                self._epochs = {e: p for e, p in self._epochs.items() if e < row.epoch}
+            self._epochs.setdefault(row.epoch, _Epoch()).add(row)
+
+    def points(self) -> list[Point]:
+        """Return one point an epoch; a trial that names none has a point a report, by step or number."""
+        if not any(epoch.metrics for epoch in self._epochs.values()):
+            steps = [row.step for row in self._loose]
+            axis = range(1, len(steps) + 1) if None in steps else steps
+            return [
+                Point(
+                    epoch=float(at),
+                    metrics=row.metrics,
+                    at=row.received_at,
+                    resources=row.resources,
+                )
+                for at, row in zip(axis, self._loose, strict=True)
+            ]
+        return [
+            Point(epoch=at, metrics=e.metrics, at=e.at, resources=e.resources)
+            for at, e in sorted(self._epochs.items())
+            if e.metrics
+        ]
+
+    def summary(self, objective: Objective) -> dict[str, Any]:
+        """Return the columns of the trials table that reports decide."""
+        metric = objective.metric
+        found = [
+            (epoch.metrics[metric], epoch.sources[metric])
+            for _, epoch in sorted(self._epochs.items())
+            if metric in epoch.metrics
+        ] or [(row.metrics[metric], row.source) for row in self._loose if metric in row.metrics]
+        value = objective.reduced([value for value, _ in found])
+        return {
+            "value": value,
+            "epochs": max(self._epochs, default=0.0),
+            "reports": len(self._rows),
+            "nonfinite": self._diverges(metric),
+            "metrics_seen": sorted({n for r in self._rows for n in (*r.metrics, *r.nonfinite)}),
+            # Of a best or last value its own carrier; a mean has many, the last one stands for them.
+            "source": next((s for v, s in found if v == value), found[-1][1]) if found else None,
+            "cpu_s": self.cpu_s(),
+        }
+
+    def cpu_s(self, attempt: int | None = None) -> float | None:
+        """Return CPU seconds of all attempts, or of one; each process's report is cumulative."""
+        by_process: dict[tuple[int, str], float] = {}
+        for row in self._rows:
+            cpu = row.resources.get("cpu_s")
+            if isinstance(cpu, int | float) and attempt in {None, row.attempt}:
+                key = (row.attempt, row.pod_uid)
+                by_process[key] = max(by_process.get(key, 0.0), float(cpu))
+        return sum(by_process.values()) if by_process else None
+
+    def _diverges(self, metric: str) -> bool:
+        bad = [
+            metric in row.nonfinite or TRAIN_LOSS in row.nonfinite
+            for row in self._rows
+            if row.metrics or row.nonfinite
+        ]
+        recent = bad[-DIVERGED_AFTER:]
+        return len(recent) == DIVERGED_AFTER and all(recent)
