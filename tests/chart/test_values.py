@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
 from scripts import sync_chart
-from tests.support.chart import CHART, RefusedError, helm, merged, render_text
+from tests.support.chart import CHART, RefusedError, helm, merged, parse, render_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,3 +228,27 @@ def test_umbrella_chart(tmp_path: Path) -> None:
     )
     with pytest.raises(RefusedError, match="typo"):
         helm("template", "x", str(tmp_path), "--set", "foretune.typo=1")
+
+
+def test_crd_copy_keeps_every_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CRD reaches the cluster as it stands in crds/, whatever braces its texts have."""
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.example.com"},
+        "spec": {"description": "{{ .Values.none }}, $(params.x), {{/* c */}}", "maximum": 2**53},
+    }
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    crds = tmp_path / "crds"
+    crds.mkdir()
+    (crds / "things.yaml").write_text("# A comment.\n" + yaml.safe_dump(crd))
+    monkeypatch.setattr(sync_chart, "CRDS", crds)
+    (chart / "templates" / "crds.yaml").write_text(sync_chart.crd_template())
+    found = parse(helm("template", "x", str(chart), "-s", "templates/crds.yaml"))
+    assert [each["spec"] for each in found] == [crd["spec"]]
+    (crds / "things.yaml").write_text(
+        yaml.safe_dump({**crd, "metadata": {"name": "things", "labels": {"a": "b"}}})
+    )
+    with pytest.raises(sync_chart.StaleError, match="the name alone"):
+        sync_chart.crd_template()
