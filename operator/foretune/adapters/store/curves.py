@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,13 +50,22 @@ class _Epoch:
 
 
 def in_order(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
-    """Return reports as the trial made them, however they arrived: by attempt, pod, and seq."""
+    """Return reports as the trial made them, however they arrived: by attempt, pod, and seq.
+
+    Pods go by their first report; what was recovered without a pod comes behind.
+    """
     rows = list(rows)
     first: dict[tuple[int, str], float] = {}
     for row in rows:
-        key = (row.attempt, row.pod_uid)
-        first[key] = min(first.get(key, row.received_at), row.received_at)
-    return sorted(rows, key=lambda r: (r.attempt, first[r.attempt, r.pod_uid], r.pod_uid, r.seq))
+        if row.source == PUSH:
+            key = (row.attempt, row.pod_uid)
+            first[key] = min(first.get(key, math.inf), row.received_at)
+
+    def place(row: Row[Any]) -> tuple[int, float, str, int]:
+        at = first.get((row.attempt, row.pod_uid), math.inf)
+        return row.attempt, at, row.pod_uid, row.seq
+
+    return sorted(rows, key=place)
 
 
 class Curve:

@@ -145,7 +145,7 @@ def _parsed(url: str) -> URL:
         return URL.create("sqlite", database=url)
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInputError(f"not a database URL: {error}") from None
     shown = parsed.render_as_string(hide_password=True)
     if parsed.drivername == "postgresql":

@@ -290,7 +290,9 @@ class SqlHistory:
     ) -> int:
         """Insert rows, but those whose key is there; return how many were new."""
         statement = self._dialect.insert(table).values(values).on_conflict_do_nothing()
-        return max(0, connection.execute(statement).rowcount)
+        # By default the driver's count of an INSERT is thrown away: -1 on PostgreSQL.
+        counted = statement.execution_options(preserve_rowcount=True)
+        return connection.execute(counted).rowcount
 
     def _task(self, connection: Connection, record: JobRecord) -> int:
         space = record.manifest.get("space", {})

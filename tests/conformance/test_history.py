@@ -1,0 +1,412 @@
+"""The suite of `ports.History`: what every store must do, whatever it is made of."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.histories import (
+    a_batch,
+    a_job,
+    a_proposal,
+    an_attempt,
+    an_outcome,
+    epochs,
+    running_trial,
+)
+
+from foretune.domain.job import Goal, Objective, Reduce
+from foretune.domain.trial import AttemptPhase, EndReason, TrialState
+from foretune.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foretune.ports import History
+
+
+def test_a_job_comes_back_as_it_was_put(history: History) -> None:
+    """Every field of a job survives, its objective and the manifest's numbers included."""
+    objective = Objective(metric="loss", goal=Goal.MINIMIZE, target=0.1, reduce=Reduce.LAST)
+    job = a_job(objective=objective, context={"model": "cnn", "name": "größer"})
+    history.put_job(job)
+    assert history.job("job-1") == job
+
+
+def test_a_job_is_updated_by_uid(history: History) -> None:
+    """A second put changes the manifest and keeps when the job was made."""
+    history.put_job(a_job())
+    history.put_job(a_job(manifest={"budget": {"trials": 9}}, created_at=5000.0))
+    assert history.job("job-1").manifest == {"budget": {"trials": 9}}
+    assert history.job("job-1").created_at == 1000.0
+
+
+def test_jobs_are_found_newest_first(history: History) -> None:
+    """Jobs of one name in one namespace are listed newest first, others are left out."""
+    history.put_job(a_job("old", created_at=1.0))
+    history.put_job(a_job("new", created_at=3.0))
+    history.put_job(a_job("other-name", name="another", created_at=2.0))
+    history.put_job(a_job("other-namespace", namespace="team-b", created_at=4.0))
+    found = history.find_jobs(namespace="team-a", name="demo")
+    assert [job.uid for job in found] == ["new", "old"]
+    assert [job.uid for job in history.find_jobs(name="demo")] == ["other-namespace", "new", "old"]
+    assert len(history.find_jobs()) == 4
+    assert history.find_jobs(namespace="nobody") == []
+
+
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "job": lambda h: h.job("nobody"),
+    "trials": lambda h: h.trials("nobody"),
+    "put_proposal": lambda h: h.put_proposal(a_proposal("nobody")),
+    "close_job": lambda h: h.close_job("nobody", phase="Failed", reason="", message="", at=1.0),
+    "trial": lambda h: h.trial("job-1", 9),
+    "curve": lambda h: h.curve("job-1", 9),
+    "pods": lambda h: h.pods("job-1", 9),
+    "put_attempt": lambda h: h.put_attempt("job-1", 9, an_attempt()),
+    "add_reports": lambda h: h.add_reports(a_batch(epochs(0.1), index=9)),
+    "commit": lambda h: h.commit("job-1", an_outcome(9), at=1.0),
+    "request_stop": lambda h: h.request_stop("job-1", 9, rule="user"),
+}
+
+
+@pytest.mark.parametrize("method", ASKED)
+def test_what_is_not_there_is_not_found(history: History, method: str) -> None:
+    """A job or trial that nobody recorded is `NotFoundError`, never an empty answer."""
+    running_trial(history)
+    with pytest.raises(NotFoundError):
+        ASKED[method](history)
+
+
+def test_a_proposal_keeps_the_types_of_its_values(history: History) -> None:
+    """True, 1, 1.0 and "1" stay apart, and small numbers keep their digits."""
+    params: dict[str, Any] = {"a": True, "b": 1, "c": 1.0, "d": "1", "e": 1.2345678901e-05}
+    history.put_job(a_job())
+    put = history.put_proposal(a_proposal(params=params, detail={"mean": 0.5}))
+    got = history.proposal("job-1", 0)
+    assert got == put
+    assert got is not None
+    assert [type(v) for v in got.params.values()] == [bool, int, float, str, float]
+    assert [type(v) for v in history.trial("job-1", 0).params.values()] == [
+        bool,
+        int,
+        float,
+        str,
+        float,
+    ]
+
+
+def test_the_first_proposal_of_an_index_stays(history: History) -> None:
+    """A second proposal of one (job, index) returns the first."""
+    history.put_job(a_job())
+    first = history.put_proposal(a_proposal(proposer="gp"))
+    second = history.put_proposal(a_proposal(proposer="random", params={"lr": 0.5, "layers": 4}))
+    assert second == first
+    assert history.proposal("job-1", 1) is None
+
+
+def test_trials_come_by_index(history: History) -> None:
+    """Trials are listed by index, in whatever order they were proposed."""
+    history.put_job(a_job())
+    for index in (10, 2, 0):
+        history.put_proposal(a_proposal(index=index))
+    found = history.trials("job-1")
+    assert [t.index for t in found] == [0, 2, 10]
+    assert {t.state for t in found} == {TrialState.PROPOSED}
+    assert history.trial("job-1", 2) == found[1]
+
+
+def test_an_attempt_moves_its_trial(history: History) -> None:
+    """A trial is Pending with its attempt, Running once that runs, and knows the attempt's facts."""
+    uid = running_trial(history)
+    assert history.trial(uid, 0).state is TrialState.RUNNING
+    record = an_attempt(
+        state=AttemptPhase.PENDING, created_at=1.5, bound_at=2.5, node="node-1", gpus=2
+    )
+    history.put_attempt(uid, 0, record)
+    trial = history.trial(uid, 0)
+    assert trial.state is TrialState.PENDING
+    assert trial.attempts == (record,)
+
+
+def test_news_of_an_older_attempt_do_not_move_the_trial(history: History) -> None:
+    """Late news of attempt 0 leave a trial alone whose attempt 1 runs."""
+    uid = running_trial(history)
+    history.put_attempt(uid, 0, an_attempt(1))
+    history.put_attempt(uid, 0, an_attempt(0, state=AttemptPhase.PENDING))
+    assert history.trial(uid, 0).state is TrialState.RUNNING
+
+
+def test_an_ended_attempt_is_not_recorded_again(history: History) -> None:
+    """Once an attempt's end is committed, late news of it are passed over."""
+    uid = running_trial(history)
+    lost = an_outcome(state=TrialState.RETRYING, reason=EndReason.PREEMPTED)
+    history.commit(uid, lost, at=10.0)
+    history.put_attempt(uid, 0, an_attempt(0))
+    trial = history.trial(uid, 0)
+    assert trial.state is TrialState.RETRYING
+    assert trial.attempts[0].reason is EndReason.PREEMPTED
+
+
+def test_pods_are_remembered_in_order(history: History) -> None:
+    """Each pod of a trial is known with its attempt, oldest first, also once another took its place."""
+    uid = running_trial(history)
+    history.put_attempt(uid, 0, an_attempt(0, pod_uid="pod-b"))
+    history.put_attempt(uid, 0, an_attempt(0, pod_uid=None))
+    history.put_attempt(uid, 0, an_attempt(1, pod_uid="pod-c"))
+    assert list(history.pods(uid, 0)) == [(0, "pod-0"), (0, "pod-b"), (1, "pod-c")]
+
+
+@pytest.mark.parametrize(
+    ("goal", "reduce", "value"),
+    [
+        (Goal.MAXIMIZE, Reduce.BEST, 0.9),
+        (Goal.MINIMIZE, Reduce.BEST, 0.1),
+        (Goal.MAXIMIZE, Reduce.LAST, 0.5),
+        (Goal.MAXIMIZE, Reduce.MEAN, 0.5),
+    ],
+)
+def test_the_value_is_the_objective_over_the_curve(
+    history: History, goal: Goal, reduce: Reduce, value: float
+) -> None:
+    """A trial's value is its curve, reduced as the job's objective says."""
+    objective = Objective(metric="accuracy", goal=goal, reduce=reduce)
+    uid = running_trial(history, job=a_job(objective=objective))
+    assert history.trial(uid, 0).value is None
+    assert history.add_reports(a_batch(epochs(0.1, 0.9, 0.5))) == 3
+    trial = history.trial(uid, 0)
+    assert trial.value == pytest.approx(value)
+    assert (trial.epochs, trial.reports, trial.source) == (3.0, 3, "push")
+
+
+def test_a_report_sent_twice_is_stored_once(history: History) -> None:
+    """The identity (trial, attempt, pod uid, seq) decides; the first content stays."""
+    uid = running_trial(history)
+    assert history.add_reports(a_batch(epochs(0.1, 0.2))) == 2
+    assert history.add_reports(a_batch(epochs(0.7, 0.2, 0.3))) == 1
+    assert history.add_reports(a_batch(epochs(0.4, 0.4), pod_uid="pod-other")) == 2
+    doubled = [*epochs(0.5), *epochs(0.6)]
+    assert history.add_reports(a_batch(doubled, pod_uid="pod-third")) == 1
+    assert history.trial(uid, 0).reports == 6
+
+
+def test_reports_in_any_order_give_one_curve(history: History) -> None:
+    """Reports that arrive late or out of order give the curve they were written as."""
+    uid = running_trial(history)
+    reports = epochs(*(i / 10 for i in range(9)))
+    # An epoch reported twice: of two reports the one with the higher seq counts, late as the other is.
+    reports.append({**reports[4], "seq": 20, "metrics": {"accuracy": 0.77}})
+    random.Random(3).shuffle(reports)
+    reports.sort(key=lambda r: r["epoch"] == 5.0 and r["seq"] == 4)
+    for at, report in enumerate(reports):
+        history.add_reports(a_batch([report], received_at=2000.0 + at))
+    curve = history.curve(uid, 0)
+    assert [point.epoch for point in curve] == [float(e) for e in range(1, 10)]
+    assert curve[4].metrics == {"accuracy": 0.77}
+    assert history.trial(uid, 0).value == 0.8
+
+
+def test_metrics_of_one_epoch_are_merged(history: History) -> None:
+    """Metrics that come in separate reports of one epoch make one point."""
+    uid = running_trial(history)
+    first = {"seq": 0, "kind": "epoch", "epoch": 1.0, "metrics": {"accuracy": 0.5}}
+    second = {"seq": 1, "kind": "epoch", "epoch": 1.0, "metrics": {"val_loss": 0.3}}
+    history.add_reports(a_batch([first, second]))
+    (point,) = history.curve(uid, 0)
+    assert point.metrics == {"accuracy": 0.5, "val_loss": 0.3}
+    assert history.trial(uid, 0).metrics_seen == ("accuracy", "val_loss")
+
+
+def test_steps_within_an_epoch_are_not_epochs(history: History) -> None:
+    """A step's report says nothing of its epoch, which has not ended."""
+    uid = running_trial(history)
+    step = {"seq": 9, "kind": "step", "epoch": 3.0, "step": 7, "metrics": {"train_loss": 0.4}}
+    history.add_reports(a_batch([*epochs(0.1, 0.2), step]))
+    assert history.trial(uid, 0).epochs == 2.0
+    assert [point.epoch for point in history.curve(uid, 0)] == [1.0, 2.0]
+
+
+def test_a_trial_may_name_no_epochs(history: History) -> None:
+    """The objective counts also when reports name no epoch; points are numbered, or by step."""
+    uid = running_trial(history)
+    history.add_reports(a_batch([{"seq": 0, "kind": "event", "metrics": {"accuracy": 0.6}}]))
+    assert [point.epoch for point in history.curve(uid, 0)] == [1.0]
+    running_trial(history, 1)
+    steps = [
+        {"seq": i, "kind": "step", "step": 100 * i, "metrics": {"accuracy": i / 10}} for i in (1, 2)
+    ]
+    history.add_reports(a_batch(steps, index=1))
+    assert [point.epoch for point in history.curve(uid, 1)] == [100.0, 200.0]
+    assert [trial.value for trial in history.trials(uid)] == [0.6, 0.2]
+
+
+def test_a_new_pod_goes_on_from_where_it_starts(history: History) -> None:
+    """What a lost pod reached beyond its successor's first epoch is not part of the run."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.1, 0.2, 0.3, 0.9)))
+    resumed = {"seq": 0, "kind": "epoch", "epoch": 3.0, "metrics": {"accuracy": 0.35}}
+    history.add_reports(a_batch([resumed], attempt=1, pod_uid="pod-1"))
+    assert [p.metrics["accuracy"] for p in history.curve(uid, 0)] == [0.1, 0.2, 0.35]
+    trial = history.trial(uid, 0)
+    assert (trial.value, trial.epochs, trial.reports) == (0.35, 3.0, 5)
+
+
+def test_two_reports_without_finite_loss_are_a_divergence(history: History) -> None:
+    """The objective or the training loss must be non-finite in the last two reports."""
+    uid = running_trial(history)
+    bad = {"kind": "epoch", "metrics": {"val_loss": 1.0}, "nonfinite": ["train_loss"]}
+    worse = {"kind": "epoch", "metrics": {}, "nonfinite": ["accuracy"]}
+    history.add_reports(a_batch([{**bad, "seq": 0, "epoch": 1.0}]))
+    assert not history.trial(uid, 0).nonfinite
+    history.add_reports(a_batch([{**worse, "seq": 1, "epoch": 2.0}]))
+    assert history.trial(uid, 0).nonfinite
+    history.add_reports(a_batch([{**epochs(0.5)[0], "seq": 2, "epoch": 3.0}]))
+    trial = history.trial(uid, 0)
+    assert (trial.nonfinite, trial.value) == (False, 0.5)
+    assert trial.metrics_seen == ("accuracy", "train_loss", "val_loss")
+
+
+def test_cpu_seconds_are_summed_over_processes(history: History) -> None:
+    """Each process's CPU seconds are cumulative: its largest counts, once."""
+    uid = running_trial(history)
+    reports = [{**r, "resources": {"cpu_s": 10.0 * r["epoch"]}} for r in epochs(0.1, 0.2)]
+    history.add_reports(a_batch(reports))
+    final = {"seq": 0, "kind": "final", "metrics": {}, "resources": {"cpu_s": 5.0}}
+    history.add_reports(a_batch([final], attempt=1, pod_uid="pod-1"))
+    trial = history.trial(uid, 0)
+    assert trial.cpu_s == 25.0
+    assert trial.value == 0.2
+
+
+def test_an_outcome_ends_the_trial_once(history: History) -> None:
+    """Terminal stays terminal: a second outcome changes nothing and costs nothing."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.4)))
+    first = history.commit(uid, an_outcome(message="fine"), at=50.0)
+    assert (first.state, first.reason, first.ended_at) == (
+        TrialState.COMPLETED,
+        EndReason.DONE,
+        50.0,
+    )
+    assert (first.gpu_s, first.value, first.message) == (120.0, 0.4, "fine")
+    assert history.commit(uid, an_outcome(message="fine"), at=60.0) == first
+    failed = an_outcome(state=TrialState.FAILED, reason=EndReason.ERROR)
+    assert history.commit(uid, failed, at=70.0) == first
+    history.put_attempt(uid, 0, an_attempt(1))
+    history.request_stop(uid, 0, rule="user")
+    assert history.trial(uid, 0) == first
+
+
+def test_a_lost_attempt_leaves_the_trial_open(history: History) -> None:
+    """A trial that is Retrying goes on with its next attempt; the GPU time of both is booked."""
+    uid = running_trial(history)
+    lost = an_outcome(state=TrialState.RETRYING, reason=EndReason.NODE_LOST)
+    assert history.commit(uid, lost, at=50.0).ended_at is None
+    assert history.commit(uid, lost, at=51.0).gpu_s == 120.0
+    history.put_attempt(uid, 0, an_attempt(1))
+    ended = history.commit(uid, an_outcome(attempt=1), at=60.0)
+    assert ended.gpu_s == 240.0
+    assert [a.reason for a in ended.attempts] == [EndReason.NODE_LOST, EndReason.DONE]
+
+
+def test_recovered_records_that_were_received_are_not_doubled(history: History) -> None:
+    """A report read from the log again has its identity, and the pushed value stays."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.111, 0.222)))
+    again = [{**r, "pod": "pod-0", "trial": "job-1/0", "ts": 1.0} for r in epochs(0.1, 0.2, 0.333)]
+    trial = history.commit(uid, an_outcome(records=tuple(again), source="log_tail"), at=9.0)
+    assert trial.reports == 3
+    assert [p.metrics["accuracy"] for p in history.curve(uid, 0)] == [0.111, 0.222, 0.333]
+    assert trial.source == "log_tail"
+
+
+def test_what_a_log_prints_fills_gaps_and_replaces_nothing(history: History) -> None:
+    """Rounded values from plain text stand beside pushed ones, and the source names the value's carrier."""
+    uid = running_trial(history)
+    history.add_reports(a_batch([{**epochs(0.98765)[0], "metrics": {"accuracy": 0.98765}}]))
+    printed = [{"seq": 0, "epoch": 1.0, "metrics": {"accuracy": 0.99, "val_loss": 0.5}}]
+    trial = history.commit(uid, an_outcome(records=tuple(printed), source="log_tail"), at=9.0)
+    assert (trial.value, trial.source) == (0.98765, "push")
+    assert history.curve(uid, 0)[0].metrics == {"accuracy": 0.98765, "val_loss": 0.5}
+
+
+def test_a_termination_message_alone_gives_the_value(history: History) -> None:
+    """Without a single report received, recovered records are the curve."""
+    uid = running_trial(history)
+    records = tuple(epochs(0.3, 0.6))
+    trial = history.commit(uid, an_outcome(records=records, source="termination_message"), at=9.0)
+    assert (trial.value, trial.epochs, trial.source) == (0.6, 2.0, "termination_message")
+
+
+def test_late_reports_complete_the_curve_and_leave_the_value(history: History) -> None:
+    """A report after the end is kept; the value that was decided upon stays."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.4)))
+    ended = history.commit(uid, an_outcome(), at=50.0)
+    assert history.add_reports(a_batch(epochs(0.4, 0.9))) == 1
+    assert history.trial(uid, 0) == ended
+    assert len(history.curve(uid, 0)) == 2
+
+
+def test_the_first_stop_rule_stays(history: History) -> None:
+    """Who asked first for a trial to stop is remembered."""
+    uid = running_trial(history)
+    history.request_stop(uid, 0, rule="median")
+    history.request_stop(uid, 0, rule="user")
+    assert history.trial(uid, 0).stop_requested == "median"
+
+
+def test_only_a_deleted_job_cancels_its_trials(history: History) -> None:
+    """Closing a job keeps its trials; deleting it cancels the open ones and leaves the ended."""
+    uid = running_trial(history)
+    running_trial(history, 1)
+    history.commit(uid, an_outcome(1), at=40.0)
+    history.close_job(uid, phase="Complete", reason="MaxTrials", message="all done", at=50.0)
+    job = history.job(uid)
+    assert (job.phase, job.reason, job.message, job.closed_at) == (
+        "Complete",
+        "MaxTrials",
+        "all done",
+        50.0,
+    )
+    assert history.trial(uid, 0).state is TrialState.RUNNING
+    history.close_job(uid, phase="Deleted", reason="Deleted", message="", at=60.0)
+    trials = history.trials(uid)
+    assert [t.state for t in trials] == [TrialState.CANCELLED, TrialState.COMPLETED]
+    assert trials[0].ended_at == 60.0
+
+
+def test_counts_add_up(history: History) -> None:
+    """Totals count jobs, trials, reports, and as observations ended trials that have a value."""
+    assert history.counts() == {"jobs": 0, "trials": 0, "reports": 0, "observations": 0}
+    uid = running_trial(history)
+    running_trial(history, 1)
+    running_trial(history, 2)
+    history.add_reports(a_batch(epochs(0.4, 0.5)))
+    history.add_reports(a_batch(epochs(0.4), index=1))
+    history.commit(uid, an_outcome(), at=50.0)
+    history.commit(uid, an_outcome(2, state=TrialState.FAILED, reason=EndReason.ERROR), at=50.0)
+    assert history.counts() == {"jobs": 1, "trials": 3, "reports": 3, "observations": 1}
+
+
+def test_any_text_of_a_log_can_be_kept(history: History) -> None:
+    """NUL, half a surrogate pair and other scripts in a message do not keep an outcome from storage."""
+    uid = running_trial(history)
+    message = "died: \0 \ud800 für 猫"
+    record = replace(an_attempt(reason=EndReason.ERROR), message=message)
+    outcome = an_outcome(
+        state=TrialState.FAILED, reason=EndReason.ERROR, message=message, attempt_record=record
+    )
+    trial = history.commit(uid, outcome, at=50.0)
+    assert trial.message.endswith("für 猫")
+    assert trial.attempts[0].message == trial.message
+
+
+def test_namesakes_do_not_mix(history: History) -> None:
+    """Jobs of one name have trials of their own."""
+    running_trial(history, job=a_job("job-1"))
+    running_trial(history, job=a_job("job-2", namespace="team-b"))
+    history.add_reports(a_batch(epochs(0.4)))
+    assert history.trial("job-2", 0).reports == 0
+    assert history.trial("job-1", 0).reports == 1
