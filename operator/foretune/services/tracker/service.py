@@ -265,11 +265,12 @@ class TrackerService:
             # Refused or late, the job goes on: what the spec allows was checked when it was accepted.
             log.warning("job %s trial %d: %s", request.job_uid, request.index, error)
             return sobol_proposal(request.space, request.trials, request.seed, reason=str(error))
-        wrong = request.space.problems(answer.params)
+        reason = "; ".join(request.space.problems(answer.params))
         keys = {request.space.key(trial.params) for trial in request.trials}
-        if wrong or request.space.key(answer.params) in keys:
-            reason = "; ".join(wrong) or "duplicate"
+        if not reason and request.space.key(answer.params) in keys:
+            reason = "equal to an earlier one"
             self._meter.duplicate(request.algorithm)
+        if reason:
             log.warning("job %s trial %d: refused: %s", request.job_uid, request.index, reason)
             return sobol_proposal(request.space, request.trials, request.seed, reason=reason)
         return answer
@@ -294,7 +295,7 @@ def _request(
         index=index,
         space=space,
         objective=job.objective,
-        algorithm=search.algorithm,
+        algorithm=search.algorithm.value,
         seed=search.seed if search.seed is not None else zlib.crc32(job.uid.encode()),
         trials=trials,
         context=job.context,
