@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import socket
 import threading
 import time
@@ -14,6 +16,7 @@ import uvicorn
 
 from foretune.adapters.http.suggestions import HttpSuggestions
 from foretune.adapters.store import SqlHistory
+from foretune.errors import ForetuneError
 from foretune.services.tracker.auth import Identity, KubeAuthenticator, LocalAuthenticator
 from foretune.services.tracker.http import create_app
 from foretune.services.tracker.service import TrackerService
@@ -24,15 +27,18 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from foretune.ports import Clock, History, Suggestions
+    from foretune.services.tracker.auth import Authenticator
+    from foretune.services.tracker.service import Meter
     from foretune.settings import TrackerSettings
-
-log = logging.getLogger(__name__)
 
 GRACE_S: Final = 3
 """Seconds that open requests have to end after SIGTERM."""
 
 KEEP_ALIVE_S: Final = 75
 """Seconds an idle connection is kept: longer than clients keep theirs, so that none sends into it."""
+
+ENDS: Final = (signal.SIGTERM, signal.SIGINT)
+"""Signals that end the server."""
 
 START_S: Final = 30.0
 """Seconds the local server has to start listening."""
@@ -47,55 +53,77 @@ class SystemClock:
 
 
 def serve_tracker(settings: TrackerSettings) -> None:
-    """Run the tracking server until SIGTERM."""
-    from foretune.adapters.kube.client import KubeApi  # noqa: PLC0415 - not in local mode
+    """Run the tracking server of a cluster until SIGTERM; metrics and probes are on their own port.
+
+    Raises `InvalidInputError` outside a cluster, `HistoryUnavailableError` without a database.
+    """
+    from foretune.adapters.kube.client import KubeApi, connection  # noqa: PLC0415 - not in local mode
     from foretune.adapters.kube.tokens import KubeTokenReviews  # noqa: PLC0415 - not in local mode
     from foretune.adapters.telemetry.server import MetricsServer  # noqa: PLC0415 - see above
     from foretune.adapters.telemetry.tracker import TrackerMetrics  # noqa: PLC0415 - see above
 
     clock = SystemClock()
-    history = SqlHistory(settings.database_url)
-    history.migrate()
-    metrics = TrackerMetrics(history.counts)
-    service = TrackerService(
-        history=history,
-        suggestions=HttpSuggestions(settings.suggestion_url),
-        clock=clock,
-        meter=metrics,
-    )
     authenticator = KubeAuthenticator(
-        reviews=KubeTokenReviews(KubeApi.from_environment()),
+        reviews=KubeTokenReviews(KubeApi(connection()[0])),
         clock=clock,
         operator_users=frozenset(settings.operator_users),
     )
-    metrics_server = MetricsServer(
+    history = SqlHistory(settings.database_url)
+    metrics = TrackerMetrics(history.counts)
+    server = MetricsServer(
         registry=metrics.registry,
         port=settings.metrics_port,
         healthy=lambda: None,
-        ready=lambda: _answers(history),
+        ready=lambda: answers(history),
     )
-    metrics_server.start()
-    config = _config(create_app(service, authenticator))
-    config.host, config.port = settings.host, settings.port
+    server.start()
     try:
-        uvicorn.Server(config).run()
+        run_tracker(settings, history=history, authenticator=authenticator, meter=metrics)
     finally:
-        metrics_server.stop()
+        server.stop()
+
+
+def run_tracker(
+    settings: TrackerSettings,
+    *,
+    history: SqlHistory,
+    authenticator: Authenticator,
+    meter: Meter | None = None,
+) -> None:
+    """Migrate the history, and serve it until SIGTERM or SIGINT."""
+    history.migrate()
+    service = TrackerService(
+        history=history,
+        suggestions=HttpSuggestions(settings.suggestion_url),
+        clock=SystemClock(),
+        meter=meter,
+    )
+    config = _config(create_app(service, authenticator), settings.host, settings.port)
+    try:
+        _Server(config).run()
+    finally:
         history.close()
+    if threading.active_count() > 1:
+        # A thread that still waits for a suggestion would keep the process for as long as that may
+        # take. Whatever was answered is committed: there is nothing to lose.
+        logging.shutdown()
+        os._exit(0)
 
 
-def _answers(history: History) -> str | None:
-    """Return why the database does not answer, or None."""
+def answers(history: History) -> str | None:
+    """Return why the database does not answer, or None when it does: what readiness asks."""
     try:
         history.counts()
-    except Exception as error:  # noqa: BLE001 - the probe's answer is the error itself
+    except ForetuneError as error:
         return str(error)
     return None
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        host=host,
+        port=port,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=GRACE_S,
@@ -141,6 +169,19 @@ def start_local_tracker(
         server.should_exit = True
         thread.join(GRACE_S + START_S)
         listener.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that ends with its process's SIGTERM or SIGINT, without raising it once more."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {kind: signal.signal(kind, self.handle_exit) for kind in ENDS}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
 
 
 class _ThreadServer(uvicorn.Server):
