@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine
 from tests.support.histories import a_batch, a_job, a_proposal, an_attempt, epochs, running_trial
 
 from foretune.adapters.store import SqlHistory
+from foretune.adapters.store import engine as engines
 from foretune.errors import HistoryUnavailableError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -208,6 +209,92 @@ def test_a_refused_value_is_not_worth_another_try(history: SqlHistory, url: str)
         return
     with pytest.raises(InvalidInputError):
         history.put_job(a_job(phase="x" * 99))
+
+
+def test_a_migration_that_breaks_off_leaves_nothing(url: str) -> None:
+    """An error in the middle of a migration leaves the database as it was, and the next try succeeds."""
+
+    def break_off(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "CREATE TABLE reports" in statement:
+            raise OSError("the machine went away")
+
+    opened = SqlHistory(url)
+    event.listen(Engine, "before_cursor_execute", break_off)
+    try:
+        with pytest.raises(OSError, match="went away"):
+            opened.migrate()
+    finally:
+        event.remove(Engine, "before_cursor_execute", break_off)
+    engine = create_engine(url)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+    opened.migrate()
+    assert opened.counts()["jobs"] == 0
+    opened.close()
+
+
+def test_a_file_that_stays_locked_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that another program keeps is an outage; reading goes on, and writing once it is released."""
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_S", 0.2)
+    path = tmp_path / "history.db"
+    history = SqlHistory(str(path))
+    history.migrate()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HistoryUnavailableError, match="locked"):
+        history.put_job(a_job())
+    assert history.find_jobs() == []
+    other.execute("ROLLBACK")
+    other.close()
+    history.put_job(a_job())
+    history.close()
+
+
+def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
+    """What does not fit is refused as an outage; what was stored stays, and there is a way on."""
+    history = SqlHistory(str(tmp_path / "history.db"))
+    history.migrate()
+    history.put_job(a_job())
+
+    def limit(pages: str) -> None:
+        with history._database.reading() as connection:
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    limit("1")  # which SQLite raises to what there is
+    big = a_job("big", manifest={"text": "x" * 1_000_000})
+    with pytest.raises(HistoryUnavailableError, match="full"):
+        history.put_job(big)
+    assert history.find_jobs() == [a_job()]
+    limit("4294967294")
+    history.put_job(big)
+    assert len(history.find_jobs()) == 2
+    history.close()
+
+
+@pytest.mark.parametrize("damage", ["torn", "garbage"])
+def test_a_damaged_log_costs_no_commit_before_it(tmp_path: Path, damage: str) -> None:
+    """A write-ahead log with a torn or senseless end is read up to there; the database is sound."""
+    path, copy = tmp_path / "history.db", tmp_path / "copy.db"
+    history = SqlHistory(str(path))
+    history.migrate()
+    history.put_job(a_job("first"))
+    log = path.with_name(path.name + "-wal")
+    kept = log.read_bytes()
+    history.put_job(a_job("second"))
+    whole = log.read_bytes()
+    assert len(whole) > len(kept)
+    copy.write_bytes(path.read_bytes())
+    end = {"torn": whole[len(kept) : -100], "garbage": b"\x7f" * 5000}[damage]
+    copy.with_name(copy.name + "-wal").write_bytes(kept + end)
+    history.close()
+    restored = SqlHistory(str(copy))
+    restored.migrate()
+    assert [job.uid for job in restored.find_jobs()] == ["first"]
+    restored.put_job(a_job("third"))
+    assert len(restored.find_jobs()) == 2
+    restored.close()
 
 
 def test_a_server_that_does_not_answer_is_unavailable() -> None:

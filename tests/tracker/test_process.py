@@ -142,3 +142,10 @@ def test_a_suggestion_that_never_comes_is_replaced(tmp_path: Path, make_job: Mak
             assert proposal.proposer == "sobol/fallback"
             assert tracker.operator.propose("job-1", 0) == proposal
     tracker.operator.disconnect()
+
+
+def test_the_tracker_loads_no_torch() -> None:
+    """The tracker stays small: what it imports brings neither torch nor numpy, kopf or kubernetes."""
+    code = "import sys, foretune.app.tracker as t; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "kopf", "kubernetes"} & set(run.stdout.split())
