@@ -1,1 +1,1 @@
-"""Placeholder; its lane writes the docstring."""
+"""Prometheus: one table of metrics, what fills them, and the port that shows them."""

@@ -1,0 +1,67 @@
+"""What the tracker tells Prometheus."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from foretune.adapters.telemetry.catalogue import BY_NAME, Process
+from foretune.adapters.telemetry.instruments import Instruments, bounded
+from foretune.domain.job import Algorithm
+from foretune.errors import ForetuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+log = logging.getLogger(__name__)
+
+RESULTS: Final = ("ok", "error")
+"""How a write to the history may end."""
+
+
+class TrackerMetrics:
+    """The tracker's metrics; implements `services.tracker.service.Meter`. Thread-safe."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Make the registry; `counts` is asked for the history's totals at each scrape."""
+        self._instruments = Instruments(Process.TRACKER)
+        self.registry = self._instruments.registry
+        """What a `MetricsServer` shows."""
+        self.registry.register(_HistorySize(counts))
+        for result in RESULTS:
+            self._instruments.count("foretune_history_writes_total", result, by=0.0)
+
+    def written(self, result: str) -> None:
+        """The history was written to: `ok` or `error`."""
+        self._instruments.count("foretune_history_writes_total", bounded(result, RESULTS))
+
+    def duplicate(self, algorithm: str) -> None:
+        """A suggestion was refused, being equal to an earlier one."""
+        name = bounded(algorithm, Algorithm)
+        self._instruments.count("foretune_duplicate_suggestions_total", name)
+
+
+class _HistorySize(Collector):
+    """Asks the history at each scrape; while it does not answer there is no series, rather than 0."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return [self._family()]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = self._family()
+        try:
+            family.add_metric([], self._counts()["observations"])
+        except ForetuneError:
+            log.warning("the history does not answer: its size is not exported", exc_info=True)
+            return []
+        return [family]
+
+    def _family(self) -> GaugeMetricFamily:
+        metric = BY_NAME["foretune_history_observations"]
+        return GaugeMetricFamily(metric.name, metric.help)
