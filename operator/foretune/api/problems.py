@@ -58,7 +58,7 @@ def _message(item: Any, known: Mapping[str, Sequence[str]]) -> str:
     kind, value, context = item["type"], item.get("input"), item.get("ctx") or {}
     if kind == "extra_forbidden":
         name = str(item["loc"][-1])
-        parent = str(item["loc"][-2]) if len(item["loc"]) > 1 else "spec"
+        parent = str(item["loc"][-2]) if len(item["loc"]) > 1 else ""
         fields = known.get(parent, ())
         choices = f"; known here: {listed(fields)}" if fields else ""
         return f"unknown field{nearest(name, fields)}" + choices

@@ -5,10 +5,14 @@ layers:     {min: 2, max: 5}                        int: both bounds are whole
 batch_size: {values: [16, 32, 64, 128]}             ordinal: all values are numbers
 optimizer:  {values: [adam, sgd, rmsprop]}          choice
 epochs:     {value: 10}                             const
+
+A bare `epochs: 10` is no parameter: the resource's schema knows objects only, and both must read alike. For
+the same reason {min: 0, max: 1} needs its type: a cluster can't tell 0.0 from 0.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, get_args
@@ -24,8 +28,14 @@ MAX_PARAMETERS: Final = 64
 MAX_VALUES: Final = 256
 """Entries `values` may have."""
 
+MAX_TEXT: Final = 1024
+"""Characters of a text among `values`: it becomes part of an environment."""
+
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 """What a parameter may be called."""
+
+AMBIGUOUS: Final = "0 to 1 may mean real or whole numbers: say type: float or type: int"
+"""What is said of a parameter whose bounds are 0 and 1, and which names no type."""
 
 TYPES: Final = ("float", "int", "choice", "ordinal", "const")
 FIELDS: Final = ("type", "min", "max", "step", "scale", "values", "value", "default")
@@ -67,6 +77,10 @@ def _names(mapping: Mapping[object, object], path: str) -> list[Problem]:
     problems, variables = [], dict[str, str]()
     for key in mapping:
         name = str(key)
+        if not isinstance(key, str):
+            message = f"a name must be a text, and YAML reads this one as {key!r}: put it in quotes"
+            problems.append(Problem(f"{path}.{name}", message))
+            continue
         if not NAME.fullmatch(name):
             rule = "a name starts with a letter or _, then letters, digits, _ . -, at most 63"
             problems.append(Problem(f"{path}.{name}", rule))
@@ -82,9 +96,8 @@ def _names(mapping: Mapping[object, object], path: str) -> list[Problem]:
 
 def _parameter(name: str, entry: object, path: str) -> Parameter:
     if not isinstance(entry, Mapping):
-        raise InvalidJobError(
-            [Problem(path, f"must be a mapping such as {{min: 0, max: 1}}, not {entry!r}")]
-        )
+        rule = "must be a mapping such as {min: 2, max: 5}, {values: [a, b]} or {value: 10}"
+        raise InvalidJobError([Problem(path, f"{rule}, not {entry!r}")])
     problems = [
         Problem(
             f"{path}.{field}",
@@ -100,6 +113,8 @@ def _parameter(name: str, entry: object, path: str) -> Parameter:
             Problem(f"{path}.type", f"must be one of {listed(TYPES)}, not {kind!r}{hint}")
         )
         raise InvalidJobError(problems)
+    if _ambiguous(entry):
+        problems.append(Problem(path, AMBIGUOUS))
     allowed = {
         "float": ("min", "max", "step", "scale", "default"),
         "int": ("min", "max", "step", "scale", "default"),
@@ -132,6 +147,12 @@ def _inferred(entry: Mapping[Any, Any]) -> str:
         return "ordinal" if numbers and values else "choice"
     bounds = [entry.get("min"), entry.get("max"), entry.get("step", 1)]
     return "int" if all(isinstance(b, int) and not isinstance(b, bool) for b in bounds) else "float"
+
+
+def _ambiguous(entry: Mapping[Any, Any]) -> bool:
+    """Whether the bounds are 0 and 1, which mean a float far more often than two whole numbers."""
+    bounds = (entry.get("min"), entry.get("max"))
+    return bounds == (0, 1) and not {"type", "step"} & set(entry) and _inferred(entry) == "int"
 
 
 def _number(value: object) -> bool:
@@ -175,11 +196,8 @@ def _listed(
             Problem(f"{path}.values", f"must be a list of 1 to {MAX_VALUES} values, not {shown}")
         )
         raise InvalidJobError(problems)
-    problems += [
-        Problem(f"{path}.values[{i}]", f"must be a text, a number or a boolean, not {value!r}")
-        for i, value in enumerate(values)
-        if not isinstance(value, _SCALARS)
-    ]
+    for position, value in enumerate(values):
+        problems.extend(_scalar(value, f"{path}.values[{position}]"))
     if problems:
         raise InvalidJobError(problems)
     default = entry.get("default")
@@ -193,13 +211,21 @@ def _listed(
 def _const(
     name: str, _kind: str, entry: Mapping[Any, Any], path: str, problems: list[Problem]
 ) -> Parameter:
-    value = entry.get("value")
-    if not isinstance(value, _SCALARS):
-        problems.append(
-            Problem(f"{path}.value", f"must be a text, a number or a boolean, not {value!r}")
-        )
+    problems.extend(_scalar(entry.get("value"), f"{path}.value"))
+    if problems:
         raise InvalidJobError(problems)
-    return Const(name=name, value=value)
+    return Const(name=name, value=entry["value"])
+
+
+def _scalar(value: object, path: str) -> list[Problem]:
+    """Return what is wrong with an entry of `values`, or with `value`."""
+    if not isinstance(value, _SCALARS):
+        return [Problem(path, f"must be a text, a number or a boolean, not {value!r}")]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Problem(path, f"must be a finite number, not {value!r}")]
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return [Problem(path, f"may be at most {MAX_TEXT} characters long, not {len(value)}")]
+    return []
 
 
 def _place(message: str, name: str) -> tuple[str, str]:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StrictBool,
+)
 from pydantic.alias_generators import to_camel
 
+from foretune.api.problems import text_number
 from foretune.domain.job import Algorithm, Goal, Reduce
+from foretune.domain.space import Scale
+
+QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$"
+"""Amounts of a resource as Kubernetes writes them: 2, 500m, 4Gi."""
+
+PERCENT: Final = r"^(100|[1-9]?[0-9])%$"
+"""A share of `budget.trials`."""
 
 
 class Model(BaseModel):
@@ -20,12 +37,49 @@ class Model(BaseModel):
 
 def _no_text(value: object) -> object:
     if isinstance(value, str | bool):
-        raise ValueError(f"must be a number, not {value!r}")  # noqa: TRY004 - pydantic's protocol
+        message = f"must be a number, not {value!r}{text_number(value)}"
+        raise ValueError(message)  # noqa: TRY004 - pydantic's protocol
     return value
 
 
 Number = Annotated[FiniteFloat, BeforeValidator(_no_text)]
 Whole = Annotated[int, BeforeValidator(_no_text)]
+
+
+def _amount(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        message = f"must be an amount such as 2, 500m or 4Gi, not {value!r}"
+        raise ValueError(message)  # noqa: TRY004 - pydantic's protocol
+    return value
+
+
+Quantity = Annotated[str | int, BeforeValidator(_amount)]
+"""A whole number, or a text that matches `QUANTITY` (`Resources` checks it)."""
+
+
+class Parameter(Model):
+    """One parameter of the space, for the schema; `foretune.api.space` reads it.
+
+    Either min and max (a number; whole bounds make it an int), or values (a list to choose from; numbers
+    have an order), or value (the same for every trial).
+    """
+
+    type: Literal["float", "int", "choice", "ordinal", "const"] | None = Field(
+        None, description="Read from the other fields when it is not given."
+    )
+    min: Number | None = Field(None, description="Smallest value; log needs more than 0.")
+    max: Number | None = Field(None, description="Largest value.")
+    step: Number | None = Field(
+        None, description="Distance of neighbours; max - min is a whole number of steps."
+    )
+    scale: Scale | None = Field(None, description="linear (the default) or log.")
+    values: list[Any] | None = Field(
+        None, min_length=1, max_length=256, description="Texts, numbers or booleans, each once."
+    )
+    value: Any = Field(None, description="The value of a constant.")
+    default: Any = Field(
+        None, description="Value of the first trial, when every parameter has a default."
+    )
 
 
 class Objective(Model):
@@ -88,19 +142,32 @@ class Template(Model):
     )
 
 
+def _amounts(amounts: dict[str, str | int]) -> dict[str, str | int]:
+    for name, amount in amounts.items():
+        if not re.fullmatch(QUANTITY, str(amount)):
+            raise ValueError(f"{name} must be an amount such as 2, 500m or 4Gi, not {amount!r}")
+    return amounts
+
+
+Amounts = Annotated[dict[str, Quantity], Field(max_length=16), AfterValidator(_amounts)]
+
+
 class Resources(Model):
     """Kubernetes resources of the trial's container."""
 
-    requests: dict[str, str | int | float] = Field(
-        default_factory=dict, max_length=16, description="Kubernetes requests."
-    )
-    limits: dict[str, str | int | float] = Field(
-        default_factory=dict, max_length=16, description="Kubernetes limits."
-    )
+    requests: Amounts = Field(default_factory=dict, description="Kubernetes requests.")
+    limits: Amounts = Field(default_factory=dict, description="Kubernetes limits.")
+
+
+def _named(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not all(isinstance(entry.get("name"), str) for entry in entries):
+        raise ValueError("each entry needs a name")
+    return entries
 
 
 Objects = Annotated[list[dict[str, Any]], Field(max_length=64)]
-Words = Annotated[list[str], Field(max_length=256)]
+Variables = Annotated[Objects, AfterValidator(_named)]
+Words = Annotated[list[Annotated[str, Field(max_length=65_536)]], Field(max_length=256)]
 
 
 class Trial(Model):
@@ -114,10 +181,14 @@ class Trial(Model):
         None, description="Entry point; $(params.x) is replaced, nothing else is changed."
     )
     args: Words | None = Field(None, description="Arguments; $(params.x) is replaced.")
-    env: Objects | None = Field(None, description="Kubernetes EnvVar objects.")
+    env: Variables | None = Field(
+        None, description="Kubernetes EnvVar objects; $(params.x) is replaced in value."
+    )
     env_from: Objects | None = Field(None, description="Kubernetes EnvFromSource objects.")
-    volumes: Objects | None = Field(None, description="Kubernetes volumes of the pod.")
-    volume_mounts: Objects | None = Field(None, description="Kubernetes volume mounts.")
+    volumes: Variables | None = Field(None, description="Kubernetes volumes of the pod.")
+    volume_mounts: Variables | None = Field(
+        None, description="Kubernetes volume mounts of the trial's container."
+    )
     template: Template | None = Field(None, description="A whole Job.")
     gpu: Whole | None = Field(None, ge=0, le=64, description="Number of nvidia.com/gpu.")
     resources: Resources | None = Field(None, description="Kubernetes requests and limits.")
@@ -135,14 +206,30 @@ class Budget(Model):
     )
 
 
+def _limit(value: object) -> object:
+    good = not isinstance(value, bool) and (
+        (isinstance(value, int) and value >= 0)
+        or (isinstance(value, str) and re.fullmatch(PERCENT, value))
+    )
+    if not good:
+        raise ValueError(f"must be a number of trials or a share such as 20%, not {value!r}")
+    return value
+
+
+class OnError(Model):
+    """What follows when a trial ends with an error."""
+
+    retries: Whole = Field(1, ge=0, le=10, description="How often the trial is run again.")
+
+
 class FailurePolicy(Model):
     """When failed trials fail the job. Preempted trials never count."""
 
-    max_failed: Whole | Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])%$")] = Field(
+    max_failed: Annotated[int | str, BeforeValidator(_limit)] = Field(
         "20%", description="Failed trials allowed: a number, or a share of budget.trials."
     )
-    on_error: Whole = Field(
-        1, ge=0, le=10, description="Retries of a trial that ended with an error."
+    on_error: OnError = Field(
+        default_factory=OnError, description="What follows when a trial ends with an error."
     )
 
 
@@ -152,7 +239,7 @@ class Task(Model):
     model: str | None = Field(None, max_length=128, description="Model family.")
     dataset: str | None = Field(None, max_length=128, description="Data set.")
     labels: dict[str, str] = Field(
-        default_factory=dict, max_length=32, description="Anything else."
+        default_factory=dict, max_length=32, description="Anything else, as in labels."
     )
 
 
@@ -170,7 +257,9 @@ class Spec(Model):
     failure_policy: FailurePolicy = Field(
         default_factory=FailurePolicy, description="When failed trials fail the job."
     )
-    suspend: bool = Field(default=False, description="Start no further trial; running ones finish.")
+    suspend: StrictBool = Field(
+        default=False, description="Start no further trial; running ones finish."
+    )
     ttl_seconds_after_finished: Whole | None = Field(
         None, ge=0, le=31_536_000, description="Seconds an ended trial's Job stays; default 3600."
     )

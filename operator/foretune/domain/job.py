@@ -91,6 +91,12 @@ class Builtin:
     """Folder of the data set inside the pod, or on this machine in local mode."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """Typed extras of the trainer (width, weight decay, valid fraction, ...)."""
+    env: tuple[Mapping[str, Any], ...] = ()
+    """Kubernetes EnvVar objects, in order."""
+    env_from: tuple[Mapping[str, Any], ...] = ()
+    volumes: tuple[Mapping[str, Any], ...] = ()
+    volume_mounts: tuple[Mapping[str, Any], ...] = ()
+    """Where the data set is, for instance."""
 
 
 @dataclass(frozen=True, kw_only=True)
