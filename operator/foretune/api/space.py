@@ -190,6 +190,9 @@ def _listed(
     name: str, kind: str, entry: Mapping[Any, Any], path: str, problems: list[Problem]
 ) -> Parameter:
     values = entry.get("values")
+    if values is None:
+        problems.append(Problem(f"{path}.values", "is required"))
+        raise InvalidJobError(problems)
     if not isinstance(values, list | tuple) or not 1 <= len(values) <= MAX_VALUES:
         shown = f"{len(values)} entries" if isinstance(values, list | tuple) else repr(values)
         problems.append(

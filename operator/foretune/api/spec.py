@@ -30,9 +30,7 @@ PERCENT: Final = r"^(100|[1-9]?[0-9])%$"
 class Model(BaseModel):
     """Base of every model: camelCase in YAML, nothing unknown, nothing changed, no text for a number."""
 
-    model_config = ConfigDict(
-        extra="forbid", alias_generator=to_camel, populate_by_name=True, frozen=True
-    )
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, frozen=True)
 
 
 def _no_text(value: object) -> object:
@@ -57,8 +55,8 @@ Quantity = Annotated[str | int, BeforeValidator(_amount)]
 """A whole number, or a text that matches `QUANTITY` (`Resources` checks it)."""
 
 
-class Parameter(Model):
-    """One parameter of the space, for the schema; `foretune.api.space` reads it.
+class Parameter(Model):  # for the schema: foretune.api.space reads it, and knows more
+    """One parameter of the space.
 
     Either min and max (a number; whole bounds make it an int), or values (a list to choose from; numbers
     have an order), or value (the same for every trial).
@@ -269,7 +267,7 @@ class Spec(Model):
 class Metadata(BaseModel):
     """The part of an object's metadata that is read; the rest is the API server's."""
 
-    model_config = ConfigDict(extra="allow", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", alias_generator=to_camel)
 
     name: str = Field(min_length=1, max_length=253)
     namespace: str | None = None
@@ -281,9 +279,7 @@ class Metadata(BaseModel):
 class TuningJob(BaseModel):
     """A TuningJob as it stands in YAML."""
 
-    model_config = ConfigDict(
-        extra="forbid", alias_generator=to_camel, populate_by_name=True, frozen=True
-    )
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, frozen=True)
 
     api_version: Literal["foretune.io/v1alpha1"]
     kind: Literal["TuningJob"]
