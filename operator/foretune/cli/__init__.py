@@ -1,1 +1,1 @@
-"""Placeholder; its lane writes the docstring."""
+"""The `foretune` command: arguments, dispatch, what is printed, exit codes. Each command imports what it needs."""

@@ -1,0 +1,135 @@
+"""What can be typed after `foretune`: commands, arguments, and their help. Imports the standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from foretune import __version__
+
+MAX_PARALLEL: Final = 256
+"""Largest `--parallel`, as the largest `spec.parallelism`."""
+
+EXTRAS: Final = {
+    "run": "local",
+    "status": "tracker",
+    "trials": "tracker",
+    "best": "tracker",
+    "operator": "operator",
+    "tracker": "tracker",
+    "suggestion": "suggestion",
+}
+"""The extra of the Python package that brings what a command needs."""
+
+PROCESSES: Final = {
+    "operator": "watch TuningJobs of a cluster, and run their trials",
+    "tracker": "own the history: proposals, reports of trials, costs",
+    "suggestion": "propose configurations",
+}
+"""Commands that are processes of a cluster, with what they do."""
+
+HISTORY_HELP: Final = (
+    "history database of local runs; default: foretune/history.db in the user's data folder "
+    "($XDG_DATA_HOME, else ~/.local/share)"
+)
+
+JOB_HELP: Final = "name of a job, or namespace/name; of several with that name the one last active"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="foretune",
+        description="Hyperparameter tuning on Kubernetes, and on this machine with the same manifest.",
+        epilog="`foretune COMMAND --help` tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"foretune {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    _add_run(commands)
+    _add_readers(commands)
+    for name, what in PROCESSES.items():
+        process = _add(commands, name, f"{what} (a process of a cluster)")
+        process.description = (
+            f"{what[0].upper()}{what[1:]}. A process of a cluster: the Helm chart starts it and sets its "
+            "FORETUNE_* environment variables."
+        )
+        process.add_argument(
+            "--log-level",
+            choices=("debug", "info", "warning", "error"),
+            default="info",
+            help="least severe messages to log to stderr; default: info",
+        )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all errors of `foretune`."""
+
+    def error(self, message: str) -> Any:
+        """Print what is wrong and where to read more, and exit with 2."""
+        self.exit(2, f"foretune: {message}; see `{self.prog} --help`\n")
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    return command
+
+
+def _add_run(commands: Any) -> None:
+    run = _add(commands, "run", "run a TuningJob on this machine")
+    run.description = (
+        "Run a TuningJob on this machine: its trials are processes, and no cluster is needed. Ctrl-C stops "
+        "it; the same command goes on where it was, also after a crash."
+    )
+    run.add_argument("manifest", metavar="FILE", help="manifest of the TuningJob; - reads stdin")
+    run.add_argument(
+        "--parallel",
+        type=_parallel,
+        metavar="N",
+        help="trials that run at once; default: spec.parallelism",
+    )
+    run.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
+    run.add_argument(
+        "--new",
+        action="store_true",
+        help="start anew, even if this job is known: the way out of one that has failed",
+    )
+
+
+def _add_readers(commands: Any) -> None:
+    status = _add(commands, "status", "show how a job stands, or list all jobs")
+    status.add_argument("job", metavar="JOB", nargs="?", help=JOB_HELP + "; none lists all jobs")
+    trials = _add(commands, "trials", "list the trials of a job")
+    trials.add_argument("job", metavar="JOB", help=JOB_HELP)
+    best = _add(commands, "best", "show the best trial of a job")
+    best.add_argument("job", metavar="JOB", help=JOB_HELP)
+    for command in (status, trials, best):
+        command.add_argument(
+            *("-o", "--output"),
+            choices=("table", "json", "csv"),
+            default="table",
+            help="form of the output; default: table",
+        )
+        source = command.add_mutually_exclusive_group()
+        source.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
+        source.add_argument(
+            "--tracker", metavar="URL", help="read a cluster's tracker instead, at this URL"
+        )
+        command.add_argument(
+            "--token-file",
+            metavar="FILE",
+            help="token for --tracker; default: the environment variable FORETUNE_TOKEN",
+        )
+
+
+def _parallel(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= number <= MAX_PARALLEL:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 1 to {MAX_PARALLEL}, not {text!r}"
+        )
+    return number
