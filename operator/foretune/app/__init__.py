@@ -1,1 +1,1 @@
-"""Placeholder; its lane writes the docstring."""
+"""Where adapters are picked and processes put together, and the plan -> act loop they run."""

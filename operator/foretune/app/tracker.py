@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import signal
 import socket
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-import uvicorn
+from typing import TYPE_CHECKING
 
 from foretune.adapters.http.suggestions import HttpSuggestions
 from foretune.adapters.store import SqlHistory
+from foretune.app.clock import SystemClock
+from foretune.app.web import GRACE_S, START_S, ProcessServer, ThreadServer, leave, web_config
 from foretune.errors import ForetuneError
 from foretune.services.tracker.auth import Identity, KubeAuthenticator, LocalAuthenticator
 from foretune.services.tracker.http import create_app
@@ -24,32 +20,10 @@ from foretune.services.tracker.service import TrackerService
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starlette.applications import Starlette
-
     from foretune.ports import Clock, History, Suggestions
     from foretune.services.tracker.auth import Authenticator
     from foretune.services.tracker.service import Meter
     from foretune.settings import TrackerSettings
-
-GRACE_S: Final = 3
-"""Seconds that open requests have to end after SIGTERM."""
-
-KEEP_ALIVE_S: Final = 75
-"""Seconds an idle connection is kept: longer than clients keep theirs, so that none sends into it."""
-
-ENDS: Final = (signal.SIGTERM, signal.SIGINT)
-"""Signals that end the server."""
-
-START_S: Final = 30.0
-"""Seconds the local server has to start listening."""
-
-
-class SystemClock:
-    """The operating system's clock."""
-
-    def now(self) -> float:
-        """Return Unix seconds."""
-        return time.time()
 
 
 def serve_tracker(settings: TrackerSettings) -> None:
@@ -98,16 +72,12 @@ def run_tracker(
         clock=SystemClock(),
         meter=meter,
     )
-    config = _config(create_app(service, authenticator), settings.host, settings.port)
+    config = web_config(create_app(service, authenticator), settings.host, settings.port)
     try:
-        _Server(config).run()
+        ProcessServer(config).run()
     finally:
         history.close()
-    if threading.active_count() > 1:
-        # A thread that still waits for a suggestion would keep the process for as long as that may
-        # take. Whatever was answered is committed: there is nothing to lose.
-        logging.shutdown()
-        os._exit(0)
+    leave()  # a thread may still wait for a suggestion; whatever was answered is committed
 
 
 def answers(history: History) -> str | None:
@@ -117,20 +87,6 @@ def answers(history: History) -> str | None:
     except ForetuneError as error:
         return str(error)
     return None
-
-
-def _config(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=GRACE_S,
-        lifespan="off",
-        ws="none",
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +111,7 @@ def start_local_tracker(
     """Serve the tracker on a free port of the loopback interface while the block runs."""
     service = TrackerService(history=history, suggestions=suggestions, clock=clock)
     authenticator = LocalAuthenticator()
-    server = _ThreadServer(_config(create_app(service, authenticator)))
+    server = ThreadServer(web_config(create_app(service, authenticator)))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(
         target=server.run, args=([listener],), name="foretune-tracker", daemon=True
@@ -169,32 +125,3 @@ def start_local_tracker(
         server.should_exit = True
         thread.join(GRACE_S + START_S)
         listener.close()
-
-
-class _Server(uvicorn.Server):
-    """A server that ends with its process's SIGTERM or SIGINT, without raising it once more."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {kind: signal.signal(kind, self.handle_exit) for kind in ENDS}
-        try:
-            yield
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
-
-
-class _ThreadServer(uvicorn.Server):
-    """A server beside the main thread: signals are the main thread's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def wait_started(self, thread: threading.Thread) -> None:
-        """Return once it listens; raises `RuntimeError` when its thread ended instead."""
-        end = time.monotonic() + START_S
-        while not self.started:
-            if not thread.is_alive() or time.monotonic() > end:
-                raise RuntimeError("the local tracker did not start")
-            time.sleep(0.01)
