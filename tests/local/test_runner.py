@@ -20,7 +20,7 @@ from tests.support.until import until
 from tests.support.world import make_job
 
 from foretune.adapters.local.folders import Folder
-from foretune.adapters.local.runner import ProcessRunner
+from foretune.adapters.local.runner import ProcessRunner, check
 from foretune.domain.job import Builtin, Image, Template
 from foretune.domain.trial import AttemptPhase, ObservedAttempt, Trial, TrialState
 from foretune.errors import ConflictError, InvalidJobError, UnavailableError
@@ -421,7 +421,7 @@ def test_gpus_are_dealt_in_turn(tmp_path: Path) -> None:
         gpu=1,
     )
     runner = runner_at(tmp_path / "state", device_folder=tmp_path)
-    assert not any("GPU" in note for note in runner.check(job))
+    assert not any("GPU" in note for note in check(job.spec, {}, tmp_path))
     names = [start(runner, job, index) for index in range(2)]
     said = {until(line_of(runner.log_path(job, name)), "its start") for name in names}
     assert said == {"0\n", "1\n"}
@@ -432,10 +432,11 @@ def test_gpus_are_dealt_in_turn(tmp_path: Path) -> None:
 
 def test_without_gpus_the_user_is_told(tmp_path: Path) -> None:
     """A job that asks for GPUs runs on the CPU of a machine without one, and says so."""
-    runner = runner_at(tmp_path, device_folder=tmp_path)
-    assert any(
-        "runs on the CPU" in n or "run on the CPU" in n for n in runner.check(job_of("", gpu=2))
-    )
+    notes = check(job_of("", gpu=2).spec, os.environ, tmp_path)
+    assert "trial.gpu is 2, but this machine has no GPU: trials run on the CPU" in notes
+    (tmp_path / "nvidia0").touch()
+    notes = check(job_of("", gpu=2).spec, os.environ, tmp_path)
+    assert "trial.gpu is 2, but only 1 can be used on this machine" in notes
 
 
 @pytest.mark.parametrize(
@@ -457,16 +458,20 @@ def test_without_gpus_the_user_is_told(tmp_path: Path) -> None:
             ),
             "has no container 'a'",
         ),
+        (
+            Builtin(model="cnn", dataset="mnist", data_path="/no/such/folder"),
+            "spec.trial.builtin.path: there is no /no/such/folder on this machine",
+        ),
     ],
 )
 def test_what_only_a_cluster_can_run_is_refused(
-    tmp_path: Path, workload: Image | Template, said: str
+    workload: Image | Template | Builtin, said: str
 ) -> None:
     """A workload without a local command gets one clear line with the field's path."""
     job = job_of("")
     job = replace(job, spec=replace(job.spec, trial=replace(job.spec.trial, workload=workload)))
     with pytest.raises(InvalidJobError) as caught:
-        runner_at(tmp_path).check(job)
+        check(job.spec, os.environ)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -492,7 +497,7 @@ def test_a_templates_primary_container_runs_here(tmp_path: Path) -> None:
 def test_the_builtin_trainer_gets_its_workload(tmp_path: Path) -> None:
     """trial.json of a built-in trial names model, data set, folder and extras."""
     job = job_of("")
-    workload = Builtin(model="cnn", dataset="mnist", data_path="/data", extras={"width": 8})
+    workload = Builtin(model="cnn", dataset="mnist", data_path=str(tmp_path), extras={"width": 8})
     job = replace(job, spec=replace(job.spec, trial=replace(job.spec.trial, workload=workload)))
     runner = runner_at(tmp_path)
     name = start(runner, job)
@@ -502,6 +507,6 @@ def test_the_builtin_trainer_gets_its_workload(tmp_path: Path) -> None:
     assert config["workload"] == {
         "model": "cnn",
         "dataset": "mnist",
-        "path": "/data",
+        "path": str(tmp_path),
         "extras": {"width": 8},
     }

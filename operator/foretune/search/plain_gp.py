@@ -23,7 +23,8 @@ from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
 from foretune.search.fit import fit_single_task_gp
 from foretune.search.posterior import Posterior
-from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points, tunable
+from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points
+from foretune.search.simple import initial_trials
 from foretune.search.targets import Targets
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
     from foretune.domain.trial import Trial
     from foretune.search.designer import Completed, Deadline, Pending, Problem
     from foretune.search.fit import Fit
-
-MIN_INITIAL: Final = 3
-"""Fewest trials before the model proposes, unless the job says otherwise."""
-
-MAX_INITIAL: Final = 6
-"""Most trials before the model proposes, unless the job says otherwise."""
 
 MIN_VALUES: Final = 2
 """Objective values below which there is nothing to model."""
@@ -151,13 +146,6 @@ class PlainGP:
         }
         timings = {"fit": fitted - began, "acquire": time.monotonic() - fitted}
         return Suggestion(params=params, proposer=self.name, detail=detail, timings=timings)
-
-
-def initial_trials(problem: Problem) -> int:
-    """Return how many trials come before the model: the job's wish, else 3 to 6 by dimension."""
-    if problem.initial is not None:
-        return problem.initial
-    return max(MIN_INITIAL, min(len(tunable(problem.space)), MAX_INITIAL))
 
 
 def kept(valued: Sequence[Trial], problem: Problem) -> list[Trial]:

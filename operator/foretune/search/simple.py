@@ -1,12 +1,15 @@
-"""Designers without a model: scrambled Sobol, independent random draws, the grid. No torch."""
+"""Designers without a model: scrambled Sobol, independent random draws, the grid. No torch.
+
+Also how long a model waits before it proposes: until then its job starts as `SobolDesigner` does.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from foretune.errors import InvalidInputError
 from foretune.search.designer import Suggestion, known_keys
-from foretune.search.sampling import at, default_or, random_points, sobol_points
+from foretune.search.sampling import at, default_or, random_points, sobol_points, tunable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +17,19 @@ if TYPE_CHECKING:
     from foretune.domain.space import Params, Space
     from foretune.domain.trial import Trial
     from foretune.search.designer import Completed, Deadline, Pending, Problem
+
+MIN_INITIAL: Final = 3
+"""Fewest trials before the model proposes, unless the job says otherwise."""
+
+MAX_INITIAL: Final = 6
+"""Most trials before the model proposes, unless the job says otherwise."""
+
+
+def initial_trials(problem: Problem) -> int:
+    """Return how many trials come before the model: the job's wish, else 3 to 6 by dimension."""
+    if problem.initial is not None:
+        return problem.initial
+    return max(MIN_INITIAL, min(len(tunable(problem.space)), MAX_INITIAL))
 
 
 class SobolDesigner:

@@ -32,7 +32,7 @@ from foretune.planner import launch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from foretune.domain.job import Job
+    from foretune.domain.job import Job, JobSpec
     from foretune.domain.trial import ObservedAttempt
     from foretune.ports import LaunchRequest
 
@@ -62,6 +62,24 @@ class _Live:
     def order(self, word: bytes) -> None:
         with suppress(BrokenPipeError):  # it has ended meanwhile
             os.write(self.lifeline, word)
+
+
+def check(
+    spec: JobSpec, environ: Mapping[str, str], device_folder: Path = Path("/dev")
+) -> list[str]:
+    """Return what a user should know of how a job runs on this machine, a line each.
+
+    Raises `InvalidJobError` for a workload that can't run here.
+    """
+    notes = []
+    if (note := workload.program(spec, environ).note) is not None:
+        notes.append(note)
+    wanted, found = spec.trial.gpu, len(devices.available(environ, device_folder))
+    if wanted and not found:
+        notes.append(f"trial.gpu is {wanted}, but this machine has no GPU: trials run on the CPU")
+    elif wanted > found:
+        notes.append(f"trial.gpu is {wanted}, but only {found} can be used on this machine")
+    return notes
 
 
 class ProcessRunner:
@@ -94,23 +112,6 @@ class ProcessRunner:
         self._stopping = False
         self._live: dict[Path, _Live] = {}
         self._ended: dict[Path, ObservedAttempt] = {}
-
-    def check(self, job: Job) -> list[str]:
-        """Return what a user should know of how the job runs here, a line each.
-
-        Raises `InvalidJobError` for a workload that only a cluster can run.
-        """
-        notes = []
-        if (note := workload.program(job.spec, self._environ).note) is not None:
-            notes.append(note)
-        wanted, found = job.spec.trial.gpu, len(self._devices)
-        if wanted and not found:
-            notes.append(
-                f"trial.gpu is {wanted}, but this machine has no GPU: trials run on the CPU"
-            )
-        elif wanted > found:
-            notes.append(f"trial.gpu is {wanted}, but only {found} can be used on this machine")
-        return notes
 
     def observe(self, job: Job) -> Sequence[ObservedAttempt]:
         """Return every attempt of the job whose folder is there, ended ones included."""
@@ -359,4 +360,4 @@ class ProcessRunner:
         self._on_exit()
 
 
-__all__ = ["GRACE_S", "ProcessRunner"]
+__all__ = ["GRACE_S", "ProcessRunner", "check"]

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune import contract
@@ -46,6 +47,11 @@ def program(spec: JobSpec, environ: Mapping[str, str]) -> Program:
     workload = spec.trial.workload
     match workload:
         case Builtin():
+            if workload.data_path is not None and not Path(workload.data_path).exists():
+                message = (
+                    f"there is no {workload.data_path} on this machine; where is the data set?"
+                )
+                raise InvalidJobError([Problem("spec.trial.builtin.path", message)])
             return Program(command=(sys.executable, "-m", TRAINER_MODULE))
         case Image():
             found = Program(
