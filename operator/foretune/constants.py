@@ -41,6 +41,9 @@ ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 ANNOTATION_TRIAL_CONFIG: Final = f"{GROUP}/trial-config"
 """Annotation on a Pod: the text of `trial.json`, shown to the container as a file."""
 
+ANNOTATION_WORKLOAD: Final = f"{GROUP}/workload"
+"""Annotation on a Job: `builtin`, `image` or `template`; exit code 0 means most in the first."""
+
 MAIN_CONTAINER: Final = "trainer"
 """Name of the container of a trial pod that Foretune builds itself."""
 

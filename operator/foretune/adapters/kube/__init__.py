@@ -1,1 +1,1 @@
-"""Placeholder; its lane writes the docstring."""
+"""Kubernetes: trial attempts as Jobs, the status as a server-side apply, tokens as TokenReviews."""
