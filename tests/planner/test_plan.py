@@ -363,7 +363,7 @@ def test_a_deleted_job_is_closed():
     world, job = World(), make_job()
     reconciler = loop(world)
     reconciler.reconcile(job)
-    reconciler.forget(job)
+    reconciler.forget(job.key, job.uid)
     assert world.closed == "Deleted"
 
 

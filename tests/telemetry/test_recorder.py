@@ -180,7 +180,7 @@ def test_a_deleted_job_leaves_no_series():
         tracker=TrackerView(world), runner=world, sink=world, clock=world, telemetry=metrics
     )
     loop.reconcile(job)
-    loop.forget(job)
+    loop.forget(job.key, job.uid)
     left = series(metrics) - before
     created = samples(metrics, "foretune_trials_created_total")
     assert left == len(created) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune.domain.logs import parse_log, parse_termination
@@ -44,7 +44,7 @@ from foretune.planner.snapshot import (
 from foretune.ports import LaunchRequest
 
 if TYPE_CHECKING:
-    from foretune.domain.job import Job
+    from foretune.domain.job import Job, JobKey
     from foretune.ports import Clock, Runner, StatusSink, Telemetry, Tracker
 
 log = logging.getLogger(__name__)
@@ -123,23 +123,29 @@ class Reconciler:
     def reconcile(self, job: Job) -> Turn:
         """Run one turn; raises `UnavailableError` when it should be tried again with back-off."""
         memory = self._memories.setdefault(job.uid, _Memory())
+        if memory.status is not None:
+            job = replace(job, status=memory.status)  # newer than what a watch has shown
         try:
             turn = self._turn(job, memory)
+        except NotFoundError as error:
+            # The history was emptied, or an older one restored: it must hear of the job anew.
+            memory.registered = None
+            raise HistoryUnavailableError(f"the tracker does not know the job: {error}") from error
         except HistoryUnavailableError as error:
             self._history_down(job, memory, error)
             raise
         memory.history_down_since = None
         return turn
 
-    def forget(self, job: Job) -> None:
+    def forget(self, key: JobKey, uid: str) -> None:
         """Close a deleted job in the history; its trials that never ended become Cancelled."""
         try:
-            self._tracker.close(job.uid, phase="Deleted", reason="Deleted", message="")
+            self._tracker.close(uid, phase="Deleted", reason="Deleted", message="")
         except NotFoundError:
-            log.info("job %s was deleted before it was registered", job.key)
-        self._memories.pop(job.uid, None)
+            log.info("job %s was deleted before it was registered", key)
+        self._memories.pop(uid, None)
         if self._telemetry is not None:
-            self._telemetry.job_gone(job.key)
+            self._telemetry.job_gone(key)
 
     def _turn(self, job: Job, memory: _Memory) -> Turn:
         if memory.registered != job.generation:
@@ -160,9 +166,10 @@ class Reconciler:
                 self._act(job, memory, snapshot, action)
         now = self._clock.now()
         status = status_page.build(snapshot, now)
+        # Closed first: a job whose status says that it has ended is not looked at after a restart.
+        self._close(job, memory, status)
         self._sink.write(job, status)
         memory.status = status
-        self._close(job, memory, status)
         if self._telemetry is not None:
             self._telemetry.job_seen(job, snapshot.trials, status)
         done = status["phase"] in {"Complete", "Failed"} and not snapshot.rejected

@@ -1,0 +1,93 @@
+"""What the loop does about a history that forgot, and in which order an end is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.support.world import TrackerView, World, make_job
+
+from foretune.app.loop import Reconciler
+from foretune.errors import ClusterUnavailableError, HistoryUnavailableError, NotFoundError
+
+
+class Forgetful(TrackerView):
+    """A tracker whose database can be emptied."""
+
+    known = False
+
+    def register(self, job: Any) -> Any:
+        """Know the job."""
+        self.known = True
+        return self._world.register(job)
+
+    def trials(self, job_uid: str) -> Any:
+        """Return the trials of a job that is known."""
+        if not self.known:
+            raise NotFoundError(f"no job {job_uid}")
+        return super().trials(job_uid)
+
+
+class Refusing:
+    """A sink that keeps what was closed before each status, and may refuse to write."""
+
+    def __init__(self, world: World) -> None:
+        """Take the world that is closed."""
+        self.world = world
+        self.told: list[tuple[str, str | None]] = []
+        self.seen: list[Any] = []
+        self.refuse = False
+
+    def write(self, job: Any, status: Any) -> None:
+        """Keep the phase, and what the history was told."""
+        self.told.append((status["phase"], self.world.closed))
+        self.seen.append(job.status)
+        if self.refuse:
+            raise ClusterUnavailableError("no answer")
+
+
+def turns(reconciler: Reconciler, world: World, job: Any) -> None:
+    """Let every attempt start and succeed until the job is done."""
+    while not reconciler.reconcile(job).done:
+        for name in world.live():
+            world.start(name)
+            world.succeed(name, 0.5)
+
+
+def test_a_history_that_lost_the_job_hears_of_it_anew():
+    """When the tracker no longer knows a running job, the turn after registers it and goes on."""
+    world, job = World(), make_job()
+    tracker = Forgetful(world)
+    reconciler = Reconciler(tracker=tracker, runner=world, sink=world, clock=world)
+    reconciler.reconcile(job)
+    tracker.known = False
+    with pytest.raises(HistoryUnavailableError, match="does not know"):
+        reconciler.reconcile(job)
+    turns(reconciler, world, job)
+    assert tracker.known
+    assert len(world.launches) == len(set(world.launches)) == 6
+
+
+def test_the_history_hears_of_the_end_before_the_status_does():
+    """A status that says Complete makes a restart pass the job over, so it is written last."""
+    world, job = World(), make_job()
+    sink = Refusing(world)
+    reconciler = Reconciler(tracker=TrackerView(world), runner=world, sink=sink, clock=world)
+    turns(reconciler, world, job)
+    assert sink.told[-1] == ("Complete", "Complete")
+
+
+def test_the_status_last_written_counts_not_the_one_last_watched():
+    """Until a watch shows it, a turn goes on from what the turn before it wrote; a failed write does not."""
+    world, job = World(), make_job()
+    sink = Refusing(world)
+    reconciler = Reconciler(tracker=TrackerView(world), runner=world, sink=sink, clock=world)
+    sink.refuse = True
+    with pytest.raises(ClusterUnavailableError):
+        reconciler.reconcile(job)
+    sink.refuse = False
+    reconciler.reconcile(job)
+    paused = replace(job, spec=replace(job.spec, suspend=True), generation=2)
+    reconciler.reconcile(paused)
+    assert [status.get("observedGeneration") for status in sink.seen] == [None, None, 1]
