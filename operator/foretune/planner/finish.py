@@ -12,7 +12,7 @@ from foretune.planner.outcomes import held_gpu_s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foretune.domain.job import JobSpec
+    from foretune.domain.job import JobSpec, Objective
     from foretune.planner.snapshot import Snapshot
 
 SAME_FAILURES: Final = 3
@@ -38,13 +38,13 @@ class Verdict:
     """Set when running trials are asked to stop rather than left to finish."""
 
 
-def best(spec: JobSpec, trials: Sequence[Trial]) -> Trial | None:
+def best(objective: Objective, trials: Sequence[Trial]) -> Trial | None:
     """Return the ended trial with the best value; the earliest of equals."""
     found: Trial | None = None
     for trial in sorted(trials, key=lambda t: t.index):
         if not trial.state.succeeded or trial.value is None:
             continue
-        if found is None or spec.objective.better(trial.value, found.value or 0.0):
+        if found is None or objective.better(trial.value, found.value or 0.0):
             found = trial
     return found
 

@@ -71,7 +71,7 @@ def build(snapshot: Snapshot, now: float) -> dict[str, Any]:
         ],
         "optimizer": _optimizer(snapshot),
     }
-    if (winner := best(spec, snapshot.trials)) is not None:
+    if (winner := best(spec.objective, snapshot.trials)) is not None:
         status["best"] = _row(winner)
     return status
 

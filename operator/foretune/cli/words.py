@@ -1,0 +1,80 @@
+"""Numbers, times and trials in words, the same everywhere on the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from foretune.domain.trial import TrialState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foretune.domain.job import Objective
+    from foretune.domain.trial import Trial
+
+MINUTE: Final = 60
+HOUR: Final = 3600
+
+_SAID: Final = {
+    TrialState.COMPLETED: "completed",
+    TrialState.EARLY_STOPPED: "was stopped early",
+    TrialState.INFEASIBLE: "can't be run",
+    TrialState.FAILED: "failed",
+    TrialState.TIMED_OUT: "ran out of time",
+    TrialState.CANCELLED: "was cancelled",
+}
+
+
+def number(value: float | None) -> str:
+    """Return a metric's value, short; a dash for none."""
+    return "-" if value is None else f"{value:.5g}"
+
+
+def setting(value: object) -> str:
+    """Return a parameter's value, short."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def settings(params: Mapping[str, object]) -> str:
+    """Return a configuration on one line."""
+    return " ".join(f"{name}={setting(value)}" for name, value in params.items())
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as `8.2 s`, `3 min 05 s` or `2 h 07 min`; a dash for none."""
+    if seconds is None:
+        return "-"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE:02d} s"
+    return f"{whole // HOUR} h {whole % HOUR // MINUTE:02d} min"
+
+
+def plural(count: int, word: str) -> str:
+    """Return `1 trial`, `2 trials`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Return the last line of a message that says something, at most `limit` characters of it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    return last if len(last) <= limit else last[: limit - 3] + "..."
+
+
+def end_of(trial: Trial, objective: Objective) -> str:
+    """Return how a trial ended, in one line: `trial 3 completed: accuracy 0.98 in 8.2 s, 5 epochs, ...`."""
+    head = f"trial {trial.index} {_SAID.get(trial.state, trial.state.lower())}"
+    tail = f"  {settings(trial.params)}"
+    if trial.value is None or not trial.state.succeeded:
+        reason = f" ({trial.reason})" if trial.reason else ""
+        message = one_line(trial.message)
+        return head + reason + (f": {message}" if message else "") + tail
+    facts = [f"{objective.metric} {number(trial.value)}"]
+    if trial.epochs:
+        facts.append(plural(int(trial.epochs), "epoch"))
+    if trial.seconds is not None:
+        facts.append(duration(trial.seconds))
+    return f"{head}: {', '.join(facts)}{tail}"
