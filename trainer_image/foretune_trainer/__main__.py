@@ -1,0 +1,177 @@
+"""`python -m foretune_trainer`: runs the trial that FORETUNE_CONFIG names, and ends with its exit code.
+
+By hand, without Foretune: `python -m foretune_trainer --dataset digits --set learning_rate=0.01`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from foretune import contract
+from foretune.contract import ExitCode
+from foretune_report import current
+from foretune_trainer import config
+from foretune_trainer.errors import OutOfMemoryError, TrainerError
+from foretune_trainer.resources import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Set to 1 unless they are set. A container's libraries count the host's cores, not its share of them,
+and small models are many times slower with more threads than cores."""
+
+SUMMED_UP: Final = frozenset(
+    {ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.DIVERGED, ExitCode.OUT_OF_MEMORY}
+)
+"""Ends that leave a summary as termination message. After others it is left to the kubelet, which shows
+the end of the log: a person needs the error."""
+
+OUT_OF_MEMORY: Final = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "not enough memory",
+    "can't allocate memory",
+)
+"""What PyTorch's errors say when memory ran out, besides having a class for it on CUDA."""
+
+
+class Leaving:
+    """Hears SIGTERM: before the training it ends the process, within it the next step does."""
+
+    def __init__(self) -> None:
+        """Listen from now on."""
+        self._asked = False
+        self.training = False
+        signal.signal(signal.SIGTERM, self._hear)
+
+    def __call__(self) -> bool:
+        """Whether SIGTERM came."""
+        return self._asked
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._asked = True
+        if not self.training:
+            os.write(2, b"foretune_trainer: asked to leave before the training began\n")
+            os._exit(ExitCode.PREEMPTED)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        prog="foretune_trainer",
+        description="Train one model. In a trial FORETUNE_CONFIG says what; the options are for use by hand.",
+    )
+    parser.add_argument("--config", type=Path, help="path of a trial.json")
+    parser.add_argument("--model", default="cnn", help=", ".join(contract.BUILTIN_MODELS))
+    parser.add_argument(
+        "--dataset",
+        default="digits",
+        help=f"{', '.join(contract.BUILTIN_DATASETS)}, synthetic:<image|text>:<classes>:<size>",
+    )
+    parser.add_argument("--path", help="folder of the data set's parquet files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"{', '.join((*config.HYPERPARAMETERS, *config.EXTRAS))}",
+    )
+    return parser.parse_args(argv)
+
+
+def trial(options: argparse.Namespace) -> config.TrialConfig:
+    """Return what to train; raises `BadConfigError`, `BadExtraError`."""
+    path = options.config or os.environ.get(contract.ENV_CONFIG)
+    if path is not None:
+        return config.load(Path(path))
+    workload: dict[str, Any] = {"model": options.model, "dataset": options.dataset}
+    if options.path is not None:
+        workload["path"] = options.path
+    raw = {
+        "version": contract.CONTRACT_VERSION,
+        "params": dict(_pair(text) for text in options.set),
+        "workload": workload,
+        "seed": options.seed,
+    }
+    return config.parse(raw, os.environ)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
+    """Run the trial, and return why it ended; raises `TrainerError` for every other end."""
+    chosen = trial(options)
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
+    # Only now, so that the threads are set, and so that a wrong configuration is told at once.
+    import torch  # noqa: PLC0415
+
+    from foretune_trainer import data, loop  # noqa: PLC0415
+
+    meter = Meter(started)
+    meter.book("startup", time.monotonic() - started)
+    try:
+        with meter.phase("data"):
+            loaded = data.load(chosen)
+        device = loop.pick_device()
+        training = loop.Training(
+            chosen, loaded, device=device, reporter=current(), meter=meter, leave=leaving
+        )
+        leaving.training = True
+        if training.resume():
+            at = training.progress
+            print(f"resumed after epoch {at.epoch}, step {at.step}", flush=True)
+        if not training.run():
+            return "stopped"
+        training.report_test(training.test())
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(f"the device ran out of memory: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if any(mark in str(error) for mark in OUT_OF_MEMORY):
+            raise OutOfMemoryError(f"the device ran out of memory: {_first_line(error)}") from error
+        raise
+    return "done"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one trial and return its exit code."""
+    started = time.monotonic()
+    options = arguments(sys.argv[1:] if argv is None else argv)
+    leaving = Leaving()
+    code, reason = ExitCode.BUG, "error"
+    try:
+        reason = run(options, leaving, started)
+        code = ExitCode.DONE
+    except TrainerError as error:
+        code, reason = error.code, error.code.name.lower()
+        print(f"foretune_trainer: {error}", file=sys.stderr, flush=True)
+    except Exception:  # noqa: BLE001 - the edge: what nobody foresaw gets its own exit code
+        traceback.print_exc()
+    current().finish(reason, message=code in SUMMED_UP)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

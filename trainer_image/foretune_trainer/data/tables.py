@@ -1,0 +1,161 @@
+"""Reading: parquet of the package, a mounted folder of parquet, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from foretune_trainer.errors import BadConfigError, DataUnreachableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+Shape = tuple[int, int, int]
+
+COLUMNS: Final = {"image": ("image", "img"), "text": ("text", "sentence", "content")}
+"""Names under which examples are looked for, by what they are."""
+
+LABELS: Final = ("label", "labels")
+"""Names under which labels are looked for."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split as it was read: images or texts, and their labels."""
+
+    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    """`n x c x h x w`; empty for texts."""
+    texts: Sequence[str] = ()
+
+    @property
+    def kind(self) -> str:
+        """Return `image` or `text`."""
+        return "text" if self.texts else "image"
+
+
+NO_IMAGES: Final = np.zeros((0, 0, 0, 0), np.uint8)
+
+
+def with_splits(path: Path, shape: Shape) -> tuple[Table, Table]:
+    """Return train and test of a file that has them in a column `split`."""
+    whole = pq.read_table(path)
+    names = np.asarray(whole["split"].to_pylist())
+    parts = (whole.filter(pa.array(names == name)) for name in ("train", "test"))
+    train, test = (to_table(part, "image", shape, str(path)) for part in parts)
+    return train, test
+
+
+def from_folder(
+    folder: Path, column: str, tests: Sequence[str], shape: Shape | None
+) -> tuple[Table, Table]:
+    """Return train and test of a folder with a parquet file, or several, a split.
+
+    Files are `<split>.parquet` or `<split>-*.parquet`, in the folder or in its `data` folder, as the hub
+    lays them out. Raises `DataUnreachableError` saying what was tried.
+    """
+    found = {name: _files(folder, name) for name in ("train", *tests)}
+    test = next((name for name in tests if found[name]), None)
+    if not found["train"] or test is None:
+        what = "is no folder" if not folder.is_dir() else "does not hold the data set"
+        tried = ", ".join(f"{name}.parquet" for name in ("train", " or ".join(tests)))
+        raise DataUnreachableError(
+            f"{folder} {what}: tried {tried} (also as <split>-*.parquet and in {folder / 'data'})"
+        )
+    return (
+        to_table(_concatenated(found["train"]), column, shape, str(folder)),
+        to_table(_concatenated(found[test]), column, shape, str(folder)),
+    )
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    for place in (folder, folder / "data"):
+        files = [*place.glob(f"{name}.parquet"), *sorted(place.glob(f"{name}-*.parquet"))]
+        if files:
+            return files
+    return []
+
+
+def _concatenated(files: Sequence[Path]) -> pa.Table:
+    tables = []
+    for path in files:
+        try:
+            tables.append(pq.read_table(path))
+        except pa.ArrowInvalid as error:
+            raise BadConfigError(f"{path}: is no parquet file: {error}") from error
+        except OSError as error:
+            raise DataUnreachableError(f"{path}: {error}") from error
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def from_hub(
+    name: str, column: str, tests: Sequence[str], shape: Shape | None
+) -> tuple[Table, Table]:
+    """Return train and test of a data set of the hub, or of the hub's cache on this machine.
+
+    Raises `DataUnreachableError` saying what was tried.
+    """
+    try:
+        import datasets  # noqa: PLC0415 - takes a second, and is not needed for a mounted folder
+    except ImportError as error:
+        raise BadConfigError(
+            "workload.dataset: the package `datasets` is not installed; set workload.path to a folder"
+        ) from error
+    try:
+        loaded = datasets.load_dataset(name)
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise DataUnreachableError(
+            f"{name}: neither in the cache {datasets.config.HF_DATASETS_CACHE} nor on the hub: "
+            f"{error}; workload.path (trial.builtin.path) takes a folder of parquet instead"
+        ) from error
+    test = next((one for one in tests if one in loaded), None)
+    if "train" not in loaded or test is None:
+        raise BadConfigError(f"{name}: has splits {', '.join(loaded)}, not train and {tests[0]}")
+    train, held = (loaded[part].with_format("arrow")[:] for part in ("train", test))
+    return to_table(train, column, shape, name), to_table(held, column, shape, name)
+
+
+def to_table(table: pa.Table, column: str, shape: Shape | None, where: str) -> Table:
+    """Return the examples and labels of an arrow table; raises `BadConfigError` for other columns."""
+    labels = table[_column(table, LABELS, where)].to_numpy().astype(np.int64)
+    values = table[_column(table, COLUMNS[column], where)]
+    if column == "text":
+        return Table(labels, NO_IMAGES, [text or "" for text in values.to_pylist()])
+    return Table(labels, _images(values.to_pylist(), shape, where))
+
+
+def _column(table: pa.Table, names: Sequence[str], where: str) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    has = ", ".join(table.column_names)
+    raise BadConfigError(f"{where}: has columns {has}, but none of {', '.join(names)}")
+
+
+def _images(values: Sequence[Any], shape: Shape | None, where: str) -> NDArray[np.uint8]:
+    """Return `n x c x h x w` pixels of raw bytes or of encoded images (PNG, JPEG)."""
+    blobs = [value["bytes"] if isinstance(value, dict) else value for value in values]
+    if shape is not None and all(len(blob) == shape[0] * shape[1] * shape[2] for blob in blobs):
+        return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(blobs), *shape)
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - only encoded images need it
+
+    pixels = []
+    for number, blob in enumerate(blobs):
+        try:
+            with Image.open(io.BytesIO(blob)) as image:
+                grey = image.mode in ("1", "L", "I;16")
+                array = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
+        except (UnidentifiedImageError, OSError) as error:
+            raise BadConfigError(f"{where}: image {number} can't be decoded: {error}") from error
+        pixels.append(array[None] if grey else array.transpose(2, 0, 1))
+    if len({image.shape for image in pixels}) != 1:
+        raise BadConfigError(f"{where}: images must all have the same size and number of channels")
+    return np.stack(pixels)
