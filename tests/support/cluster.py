@@ -7,6 +7,7 @@ that waits polls a condition with a limit far above what it takes.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -37,6 +38,9 @@ LIMIT_S: Final = 180.0
 
 TAIL: Final = 40
 """Lines of each log that a failure shows."""
+
+SERVICE_RANGES: Final = tuple(f"10.{number}.0.0/24" for number in range(100, 200))
+"""For the Services of clusters that run at the same time; pods get 10.200.0.0/16 and above."""
 
 T = TypeVar("T")
 
@@ -245,6 +249,22 @@ def readable_folders(*paths: Path) -> list[Path]:
     return sorted(f for f in above if f.stat().st_mode & 0o005 != 0o005)
 
 
+def free_service_range() -> str:
+    """Return a range that this machine has no route to, so that Services can be reached from it."""
+    command = ["ip", "-4", "-o", "route", "show", "table", "all", "type", "unicast"]
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    words = (line.split()[0] for line in done.stdout.splitlines() if line[:1].isdigit())
+    taken = [ipaddress.ip_network(word) for word in words]
+    first = os.getpid() % len(SERVICE_RANGES)  # two that look at the same time take different ones
+    for found in (*SERVICE_RANGES[first:], *SERVICE_RANGES[:first]):
+        if not any(ipaddress.ip_network(found).overlaps(network) for network in taken):
+            return found
+    raise NotHereError("process nodes need a free range of addresses for Services below 10.0.0.0/8")
+
+
 def requirements() -> tuple[Path, Path]:
     """Return the control plane's binary and kubectl; raises `NotHereError` with the reason."""
     if os.geteuid() != 0:
@@ -275,7 +295,8 @@ def running_cluster(
     """
     binary, kubectl = requirements()
     home = folder / "controlplane"
-    command = [str(binary), "--dir", str(home), *control_plane_flags]
+    services = f"apiserver:--service-cluster-ip-range={free_service_range()}"
+    command = [str(binary), "--dir", str(home), "--arg", services, *control_plane_flags]
     with contextlib.ExitStack() as stack:
         plane = Process.start("controlplane", command, folder=folder, limit_s=LIMIT_S)
         stack.callback(plane.stop)
