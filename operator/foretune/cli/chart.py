@@ -19,6 +19,9 @@ ROWS: Final = 8
 COLUMNS: Final = 60
 """Widest plot, in characters."""
 
+NARROWEST: Final = 16
+"""Narrowest plot, so that its foot can be read."""
+
 STRETCH: Final = 4
 """Most columns that one trial takes, so that few trials make a narrow chart."""
 
@@ -61,7 +64,7 @@ def chart(trials: Sequence[Trial], objective: Objective, *, encoding: str = "utf
         return min(ROWS - 1, max(0, round(share * (ROWS - 1))))
 
     count = len(values)
-    width = min(COLUMNS, count * STRETCH)
+    width = max(NARROWEST, min(COLUMNS, count * STRETCH))
     plot = [[" "] * width for _ in range(ROWS)]
     for column in range(width):
         at = column * count // width

@@ -118,7 +118,8 @@ def _running(spec: JobSpec, running: Sequence[Trial], now: float) -> Table:
 
 def eta(spec: JobSpec, trials: Sequence[Trial], now: float) -> float | None:
     """Return the seconds that are left by the mean of the trials so far; None without any."""
-    seconds = [t.seconds for t in trials if t.state.terminal and t.seconds is not None]
+    ran = [words.seconds_of(trial) for trial in trials if trial.state.terminal]
+    seconds = [one for one in ran if one is not None]
     if not seconds:
         return None
     mean = sum(seconds) / len(seconds)

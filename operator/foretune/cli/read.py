@@ -99,7 +99,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "params": dict(trial.params),
         "value": trial.value,
         "epochs": trial.epochs,
-        "seconds": trial.seconds,
+        "seconds": words.seconds_of(trial),
         "attempts": len(trial.attempts),
         "proposer": trial.proposer,
         "reason": trial.reason.value if trial.reason else None,
@@ -153,7 +153,7 @@ def _trials_table(found: Sequence[Trial]) -> str:
             trial.state.value + (f" ({trial.reason})" if trial.counts_as_failure else ""),
             words.number(trial.value),
             f"{trial.epochs:g}",
-            words.duration(trial.seconds),
+            words.duration(words.seconds_of(trial)),
             *(words.setting(trial.params.get(name, "-")) for name in names),
         ]
         for trial in found

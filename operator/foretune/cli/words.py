@@ -52,6 +52,16 @@ def duration(seconds: float | None) -> str:
     return f"{whole // HOUR} h {whole % HOUR // MINUTE:02d} min"
 
 
+def seconds_of(trial: Trial) -> float | None:
+    """Return the seconds that a trial's ended attempts ran; a pause between two of them is none of it."""
+    ran = [
+        attempt.ended_at - attempt.started_at
+        for attempt in trial.attempts
+        if attempt.started_at is not None and attempt.ended_at is not None
+    ]
+    return sum(ran) if ran else None
+
+
 def plural(count: int, word: str) -> str:
     """Return `1 trial`, `2 trials`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
@@ -75,6 +85,6 @@ def end_of(trial: Trial, objective: Objective) -> str:
     facts = [f"{objective.metric} {number(trial.value)}"]
     if trial.epochs:
         facts.append(plural(int(trial.epochs), "epoch"))
-    if trial.seconds is not None:
-        facts.append(duration(trial.seconds))
+    if (seconds := seconds_of(trial)) is not None:
+        facts.append(duration(seconds))
     return f"{head}: {', '.join(facts)}{tail}"
