@@ -159,7 +159,7 @@ class Float(_Numeric):
 
     def _at(self, index: int) -> float:
         assert self.step is not None
-        return min(self.high, _rounded(self.low + index * self.step))
+        return min(self.high, max(self.low, _rounded(self.low + index * self.step)))
 
     def from_unit(self, u: float) -> Value:
         """Map `u` in [0, 1] to a value of 12 significant digits."""

@@ -80,7 +80,7 @@ class Encoding:
             for column in self.columns:
                 value = params[column.parameter.name]
                 if column.codes is None:
-                    rows[i, column.start] = column.parameter.to_unit(value)
+                    rows[i, column.start] = min(1.0, max(0.0, column.parameter.to_unit(value)))
                 else:
                     rows[i, column.start : column.stop] = column.codes[_level(column, value)]
         return rows
@@ -140,7 +140,7 @@ def _column(parameter: Parameter, start: int) -> Column:
     if isinstance(parameter, Choice) and count > 2:  # noqa: PLR2004 - two options need one column
         codes = torch.eye(count, dtype=torch.float64) / math.sqrt(2.0)
     elif isinstance(parameter, Float | Int):
-        units = [parameter.to_unit(value) for value in values]
+        units = [min(1.0, max(0.0, parameter.to_unit(value))) for value in values]
         codes = torch.tensor(units, dtype=torch.float64).unsqueeze(1)
         if parameter.scale is Scale.LOG:
             edges = _log_edges(values)
