@@ -174,8 +174,8 @@ def _numeric(
         else:
             numbers[field] = value
     scale = entry.get("scale", Scale.LINEAR.value)
-    if scale not in set(Scale):
-        choices = [s.value for s in Scale]
+    choices = [s.value for s in Scale]
+    if scale not in choices:
         message = f"must be one of {listed(choices)}, not {scale!r}{nearest(str(scale), choices)}"
         problems.append(Problem(f"{path}.scale", message))
     if problems:

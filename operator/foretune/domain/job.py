@@ -145,10 +145,14 @@ class FailurePolicy:
     on_error_retries: int = 1
 
     def limit(self, trials: int) -> int:
-        """Number of failed trials that a job of `trials` may have; one more fails it."""
+        """Number of failed trials that a job of `trials` may have; one more fails it.
+
+        A share is rounded up, so that a small job survives one failure; 0 % allows none.
+        """
         if self.max_failed is not None:
             return self.max_failed
-        return max(1, math.ceil(trials * self.max_failed_percent / 100))
+        share = math.ceil(trials * self.max_failed_percent / 100)
+        return max(1, share) if self.max_failed_percent else 0
 
 
 @dataclass(frozen=True, order=True)
