@@ -1,5 +1,7 @@
 """The nodes, the agent that runs their pods, and its HTTP services: logs for the API server, faults for the tests."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
@@ -11,6 +13,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from .api import MERGE, Api, now, spawn
@@ -20,13 +23,19 @@ from .pod import Pod
 from .probes import ENTER
 from .services import Services
 
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class Node:
-    def __init__(self, agent, name):
+    """One node: its heartbeat, its capacity, and which of its GPUs are free."""
+
+    def __init__(self, agent: Any, name: str) -> None:
         self.agent, self.name, self.up, self.capacity = agent, name, True, dict(agent.capacity)
         self.free_gpus = set(range(int(self.capacity.get("nvidia.com/gpu", 0))))
 
-    async def live(self):
+    async def live(self) -> None:
+        """Registers the node and renews its Lease for ever, except while it is down."""
         api, lease = (
             self.agent.api,
             "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
@@ -58,12 +67,14 @@ class Node:
                 )
             await asyncio.sleep(2)
 
-    async def report(self):
+    async def report(self) -> None:
+        """Writes the node's status to the API server."""
         await self.agent.api(
             "PATCH", f"/api/v1/nodes/{self.name}/status", {"status": self.status()}, MERGE
         )
 
-    def status(self):
+    def status(self) -> dict[str, Any]:
+        """Returns the node's status: Ready, with its capacity and the port of its logs."""
         ready = {
             "type": "Ready",
             "status": "True",
@@ -99,7 +110,9 @@ class Node:
 
 
 class Agent:
-    def __init__(self, args):
+    """Runs the pods of all its nodes."""
+
+    def __init__(self, args: Any) -> None:
         self.args, self.root, self.api, self.pods, self.bad_images = (
             args,
             Path(args.root).resolve(),
@@ -117,7 +130,7 @@ class Agent:
             resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2
         )
 
-    async def choose_network(self):
+    async def choose_network(self) -> None:
         """Pods get namespaces of their own where that is asked for or possible."""
         self.network, self.api_for_pods = (
             HostNetwork(),
@@ -147,7 +160,8 @@ class Agent:
             service["spec"]["ports"][0]["port"],
         )
 
-    async def main(self):
+    async def main(self) -> Any:
+        """Serves until a signal comes or a part of it fails."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -161,7 +175,8 @@ class Agent:
         finally:
             self.network.close()
 
-    async def serve(self):
+    async def serve(self) -> None:
+        """Opens the log and fault servers, says READY, and follows the pods bound to a node."""
         tls, pair = (
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
             (self.root / "kubelet.crt", self.root / "kubelet.key"),
@@ -208,7 +223,8 @@ class Agent:
             ]:
                 self.seen("DELETED", pod.obj)
 
-    def seen(self, kind, obj):
+    def seen(self, kind: str, obj: dict[str, Any]) -> None:
+        """Takes in one event of a pod's watch: starts, updates or ends the pod."""
         uid, node = obj["metadata"]["uid"], self.nodes.get(obj["spec"]["nodeName"])
         pod, leaving, over = (
             self.pods.get(uid),
@@ -228,7 +244,7 @@ class Agent:
                 pod.deleting = True
                 spawn(pod.delete())
 
-    async def http(self, reader, writer):
+    async def http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Logs for the API server (over TLS), faults for the tests (plain)."""
         try:
             _, target, _ = (await reader.readline()).decode().split(" ", 2)
@@ -250,12 +266,21 @@ class Agent:
         finally:
             writer.close()
 
-    def find(self, ns, name):
+    def find(self, ns: str, name: str) -> Pod:
+        """Returns the newest pod of this name; raises ValueError if there is none."""
         return max(
             (p for p in self.pods.values() if (p.ns, p.name) == (ns, name)), key=lambda p: p.started
         )
 
-    async def logs(self, writer, query, ns, name, container):
+    async def logs(
+        self,
+        writer: asyncio.StreamWriter,
+        query: dict[str, str],
+        ns: str,
+        name: str,
+        container: str,
+    ) -> None:
+        """Answers a log request of the API server, to the end of the container if it follows."""
         pod, at = self.find(ns, name), 0
         file = (
             pod.dir
@@ -279,7 +304,8 @@ class Agent:
                 return
             await asyncio.sleep(0.2)
 
-    async def fault(self, query, verb, *rest):
+    async def fault(self, query: dict[str, str], verb: str, *rest: str) -> None:
+        """Carries out one fault; raises for an unknown one or an object that is not there."""
         if verb == "evict":
             spawn(
                 self.find(*rest).end(
@@ -323,7 +349,8 @@ class Agent:
             raise ValueError(verb)
 
 
-def run(args):
+def run(args: Any) -> None:
+    """Checks that this machine can do it, then runs the agent until it is told to end."""
     try:
         Path(args.root, "probe").mkdir(parents=True, exist_ok=True)
         isolate()

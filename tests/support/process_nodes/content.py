@@ -1,18 +1,29 @@
 """What a pod's containers find: user, environment, volumes, network files."""
 
+from __future__ import annotations
+
 import base64
 import json
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .api import expand, quantity, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 
 PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Content:
-    def field(self, path):
+    """What the containers of a pod find; a part of Pod."""
+
+    def field(self, path: str) -> str:
+        """Returns a field of the downward API; raises KeyError for one that is not served."""
         meta, host = self.obj["metadata"], self.agent.network.host_ip
         if m := re.fullmatch(r"metadata\.(labels|annotations)(?:\['(.+)'\])?", path):
             values = meta.get(m[1]) or {}
@@ -33,7 +44,8 @@ class Content:
             "spec.serviceAccountName": self.spec.get("serviceAccountName", ""),
         }[path]
 
-    def amount(self, ref, c):
+    def amount(self, ref: dict[str, Any], c: dict[str, Any]) -> str:
+        """Returns a resource of the downward API in units of its divisor, rounded up."""
         c = next((x for x in self.inits + self.mains if x["name"] == ref.get("containerName")), c)
         kind, _, what = ref["resource"].partition(".")
         value, unit = (
@@ -42,7 +54,8 @@ class Content:
         )
         return str(int(-(-quantity(value) // unit)))
 
-    async def data(self, kind, ref):
+    async def data(self, kind: str, ref: dict[str, Any]) -> dict[str, bytes]:
+        """Returns the entries of a ConfigMap or Secret; raises LookupError if it is not there."""
         name = ref.get("name") or ref.get("secretName")
         obj = await self.agent.api("GET", f"/api/v1/namespaces/{self.ns}/{kind}s/{name}")
         if obj is None and not ref.get("optional"):
@@ -52,7 +65,7 @@ class Content:
             k: base64.b64decode(v) if kind == "secret" else v.encode() for k, v in plain.items()
         } | {k: base64.b64decode(v) for k, v in binary.items()}
 
-    def user(self, c):
+    def user(self, c: dict[str, Any]) -> dict[str, Any]:
         """The user, group and more groups of a container; refuses as the kubelet does."""
         own, pod = c.get("securityContext") or {}, self.spec.get("securityContext") or {}
         both = {**pod, **{k: v for k, v in own.items() if v is not None}}
@@ -73,10 +86,12 @@ class Content:
         ]
         return {"uid": uid or 0, "gid": gid or 0, "groups": groups}
 
-    def hostname(self):
+    def hostname(self) -> str:
+        """Returns the pod's host name, cut to what the kernel takes."""
         return (self.spec.get("hostname") or self.name)[:63].rstrip("-.")
 
-    async def env(self, c):
+    async def env(self, c: dict[str, Any]) -> dict[str, str]:
+        """Returns a container's environment; raises LookupError for what is missing."""
         host, port = (
             self.agent.api_for_pods
             if self.network
@@ -125,7 +140,7 @@ class Content:
                 env[item["name"]] = value
         return env
 
-    def base(self, v):
+    def base(self, v: dict[str, Any]) -> Path:
         """The folder (or file) of a volume."""
         if host := v.get("hostPath"):
             path = Path(host["path"])
@@ -136,7 +151,7 @@ class Content:
             return self.agent.root / "claims" / self.ns / claim["claimName"]
         return self.dir / "volumes" / v["name"]
 
-    def mounts(self, c, env):
+    def mounts(self, c: dict[str, Any], env: dict[str, str]) -> Iterator[tuple[Path, str, str]]:
         """(source, target, "ro" or "rw") of the container's volumes."""
         volumes = {v["name"]: v for v in self.spec.get("volumes") or []}
         for m in c.get("volumeMounts") or []:
@@ -148,7 +163,7 @@ class Content:
             fixed = v.keys() & {"secret", "configMap", "projected", "downwardAPI"}
             yield source, m["mountPath"].rstrip("/"), "ro" if m.get("readOnly") or fixed else "rw"
 
-    def network_files(self):
+    def network_files(self) -> list[tuple[Path, str, str]]:
         """Mounts of /etc/resolv.conf, /etc/hosts and /etc/hostname. The name server knows Services that are made later."""
         if not self.agent.network.gateway or (
             not self.network and self.spec.get("dnsPolicy") != "ClusterFirstWithHostNet"
@@ -177,7 +192,7 @@ class Content:
             write(self.dir / "etc" / name, ("\n".join(lines) + "\n").encode())
         return [(self.dir / "etc" / name, f"/etc/{name}", "rw") for name in files]
 
-    def share(self, path):
+    def share(self, path: Path) -> None:
         """Gives a volume to the pod's fsGroup: readable, and writable where its owner may write."""
         group = (self.spec.get("securityContext") or {}).get("fsGroup")
         if group is None or path.is_symlink():
@@ -190,7 +205,7 @@ class Content:
         for child in path.iterdir() if path.is_dir() else []:
             self.share(child)
 
-    async def volumes(self):
+    async def volumes(self) -> str | None:
         """Fills the volume folders; returns what is missing, if anything."""
         try:
             for v in self.spec.get("volumes") or []:
@@ -213,8 +228,10 @@ class Content:
         except LookupError as e:
             return f"MountVolume.SetUp failed: {e.args[0]}"
 
-    async def project(self, where, part, default):
-        def put(path, data, mode=None):
+    async def project(self, where: Path, part: dict[str, Any], default: int) -> None:
+        """Writes one source of a volume into its folder; raises LookupError for what is missing."""
+
+        def put(path: str, data: bytes, mode: int | None = None) -> None:
             write(where / path, data)
             (where / path).chmod(default if mode is None else mode)
 

@@ -1,27 +1,38 @@
-"""Turns this process into a container's: enter.py SPEC.json FD runs its argv, enter.py SPEC.json FD PID ARG... joins the running one.
+"""Turns this process into a container's.
 
-FD is a socket to the agent: it closes when the program has started, after a message if it could not be started. Started with `python -I -S`: only quick imports here, and nothing of this package but kernel.py beside it.
+`enter.py SPEC.json FD` runs its argv, `enter.py SPEC.json FD PID ARG...` joins the running one.
+
+FD is a socket to the agent: it closes when the program has started, after a message if it could not
+be started. Started with `python -I -S`: only quick imports here, and nothing of this package but
+kernel.py beside it.
 """
+
+from __future__ import annotations
 
 # pathlib takes longer to import than all the rest of this:
 # ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH110, PTH112, PTH116, PTH120, PTH123, PTH208, PTH211
 import json
 import os
 import sys
+import warnings  # noqa: F401 - os.execvpe wants it, and the container's root may lack it
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import kernel
-from kernel import mount
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes long to import
+    from typing import Any
+
+import kernel  # noqa: E402 - found through the line above
+from kernel import mount  # noqa: E402
 
 
-def place(target, folder):
+def place(target: str, folder: bool) -> None:
     """Makes the mount point if it does not exist."""
     os.makedirs(target if folder else os.path.dirname(target) or "/", exist_ok=True)
     if not folder and not os.path.lexists(target):
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
-def open_up(upper, folder):
+def open_up(upper: str, folder: str) -> None:
     """Makes the folder in the upper layer, where its mode counts, readable and passable for all."""
     made = ""
     for name in folder.strip("/").split("/"):
@@ -33,7 +44,7 @@ def open_up(upper, folder):
     os.chmod(upper + made, like.st_mode & 0o7777 | 0o055)
 
 
-def build(spec):
+def build(spec: dict[str, Any]) -> None:
     """A mount namespace with an overlay of spec's lower folder and the mounts in it; ends chrooted."""
     if spec["net"]:
         kernel.setns(os.open(spec["net"], os.O_RDONLY), kernel.NEWNET)
@@ -93,7 +104,7 @@ def build(spec):
         mount("none", "/", flags=kernel.REMOUNT | kernel.BIND | kernel.RDONLY)
 
 
-def join(pid):
+def join(pid: str) -> None:
     """Enters the namespaces and the root of a running container."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH)
     for name, kind in (("net", kernel.NEWNET), ("uts", kernel.NEWUTS), ("mnt", kernel.NEWNS)):
@@ -102,7 +113,8 @@ def join(pid):
     os.chroot(".")
 
 
-def main(spec_file, pid=None, *argv):
+def main(spec_file: Any, pid: Any = None, *argv: Any) -> None:
+    """Becomes the container's program, or a program in a running container."""
     with open(spec_file) as file:
         spec = json.load(file)
     if pid:

@@ -1,5 +1,7 @@
 """The agent as PID 1 of a PID namespace: whatever ends it ends all processes that it started, their children too."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal
@@ -9,7 +11,7 @@ from pathlib import Path
 from . import kernel
 
 
-def isolate():
+def isolate() -> None:
     """Goes on in a child that has new PID and mount namespaces; this process passes signals on and ends as the child does."""
     sys.stdout.flush()
     kernel.unshare(kernel.NEWPID | kernel.NEWNS)
@@ -24,7 +26,7 @@ def isolate():
     kernel.mount("proc", "/proc", "proc")
 
 
-async def reap(every=5):
+async def reap(every: float = 5) -> None:
     """Orphans of the containers come to PID 1: collects those that were already dead one round ago (ours are collected at once)."""
     before = set()
     while True:

@@ -7,6 +7,8 @@ as long as the agent holds their descriptors, so the kernel removes them and all
     pod (eth0, 10.200.1.1) --veth-- hub (bridge, gateway 10.200.0.1, all ClusterIPs are local) --veth-- machine (pkN, 10.200.0.2)
 """
 
+from __future__ import annotations
+
 import asyncio
 import ipaddress
 import itertools
@@ -17,18 +19,24 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from . import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 
 PREFIX = "pk"  # of the interface on the machine
 SLOTS = 32  # agents at once on one machine
 
 
-def inside(namespace, function):
+def inside(namespace: int | None, function: Callable[[], Any]) -> Future[Any]:
     """Function's result, run by a thread that is in the network namespace of this descriptor (None: a new one)."""
     result = Future()
 
-    def work():
+    def work() -> None:
         try:
             kernel.unshare(kernel.NEWNET) if namespace is None else kernel.setns(
                 namespace, kernel.NEWNET
@@ -41,7 +49,8 @@ def inside(namespace, function):
     return result
 
 
-def ip(*lines):
+def ip(*lines: str) -> None:
+    """Runs lines of the ip command as one batch; raises OSError with its message."""
     done = subprocess.run(
         ["ip", "-batch", "-"], input="\n".join(lines), text=True, capture_output=True, check=False
     )
@@ -49,11 +58,13 @@ def ip(*lines):
         raise OSError(f"ip: {done.stderr.strip()} (of {lines})")
 
 
-def this_namespace():
+def this_namespace() -> int:
+    """Returns a descriptor of this thread's network namespace."""
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def path(descriptor):
+def path(descriptor: int) -> str:
+    """Returns the path under which other processes reach a descriptor of ours."""
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
@@ -62,22 +73,26 @@ class HostNetwork:
 
     host_ip, gateway, hub = "127.0.0.1", None, None
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = itertools.count(1)
 
-    def next_ip(self):
+    def next_ip(self) -> str:
+        """Returns a loopback address that no pod had lately."""
         count = next(self.count)
         return f"127.77.{count >> 8 & 255}.{count & 255}"
 
-    async def attach(self, address):
-        return None
+    async def attach(self, address: str) -> None:
+        """Does nothing: pods have this machine's network."""
+        return
 
-    def close(self):
-        pass
+    def close(self) -> None:
+        """Has nothing to remove."""
 
 
 class PodNetwork:
-    def __init__(self, first_range, service_range):
+    """A network namespace per pod, on a bridge in a namespace of our own."""
+
+    def __init__(self, first_range: str, service_range: str) -> None:
         """Raises OSError where the machine does not allow it."""
         taken = [
             ipaddress.ip_network(line.split()[0])
@@ -122,7 +137,7 @@ class PodNetwork:
                 file=sys.stderr,
             )
 
-    def claim(self, first, taken):
+    def claim(self, first: Any, taken: list[Any]) -> Any:
         """The first range that no other agent has (each holds an abstract socket) and no route of this machine; removes leftovers of dead agents."""
         found = None
         for slot in range(SLOTS):
@@ -145,14 +160,15 @@ class PodNetwork:
             raise OSError(f"no free range from {first} on")
         return found
 
-    def next_ip(self):
+    def next_ip(self) -> str:
+        """Returns an address that no pod had lately."""
         return str(self.range[next(self.free) % (self.range.num_addresses - 1)])
 
-    async def attach(self, address):
+    async def attach(self, address: str) -> int:
         """The descriptor of a new network namespace with this address."""
         name = f"v{int(ipaddress.ip_address(address)) & 0xFFFFFF:x}"
 
-        def build():
+        def build() -> int:
             pod = this_namespace()
             try:
                 ip(
@@ -171,10 +187,10 @@ class PodNetwork:
 
         return await asyncio.wrap_future(inside(None, build))
 
-    def socket(self, address, kind=socket.SOCK_STREAM):
+    def socket(self, address: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket in the hub, bound to (address, port)."""
 
-        def make():
+        def make() -> socket.socket:
             made = socket.socket(socket.AF_INET, kind)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
@@ -182,11 +198,13 @@ class PodNetwork:
 
         return inside(self.hub, make).result()
 
-    def close(self):
+    def close(self) -> None:
+        """Removes the interface on the machine, and with it the route."""
         subprocess.run(["ip", "link", "del", self.device], capture_output=True, check=False)
 
 
-async def certificate_covers(api_server, tls, name):
+async def certificate_covers(api_server: Any, tls: Any, name: str) -> bool:
+    """Returns whether the API server's certificate is valid for this name."""
     try:
         _, writer = await asyncio.open_connection(
             api_server.hostname, api_server.port, ssl=tls, server_hostname=name

@@ -1,5 +1,7 @@
 """One pod: its containers' lives, and its status."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import json
@@ -7,14 +9,21 @@ import os
 import re
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from .api import STRATEGIC, expand, now, spawn, write
 from .content import Content
 from .probes import Probes, enter, said
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
 
 class Pod(Content):
-    def __init__(self, agent, node, obj):
+    """One pod, from its binding to its end."""
+
+    def __init__(self, agent: Any, node: Any, obj: dict[str, Any]) -> None:
         self.agent, self.node, self.obj, self.spec = agent, node, obj, obj["spec"]
         self.ns, self.name, self.uid = (obj["metadata"][k] for k in ("namespace", "name", "uid"))
         self.dir, self.path = (
@@ -58,7 +67,8 @@ class Pod(Content):
         }
         self.task = asyncio.create_task(self.run())
 
-    async def run(self):
+    async def run(self) -> None:
+        """Lives the pod's life: volumes, init containers and sidecars, containers, end."""
         policy, codes, side = self.spec.get("restartPolicy", "Always"), [1], []
         wanted = sum(
             int((c.get("resources", {}).get("limits") or {}).get("nvidia.com/gpu", 0))
@@ -99,7 +109,7 @@ class Pod(Content):
             if self.netns is not None:
                 os.close(self.netns)
 
-    async def connect(self):
+    async def connect(self) -> str | None:
         """Makes the pod's network namespace; returns the problem, if any."""
         try:
             if self.network and self.netns is None:
@@ -107,7 +117,7 @@ class Pod(Content):
         except OSError as e:
             return f"FailedCreatePodSandBox: {e}"
 
-    async def pause(self, seconds, event=None):
+    async def pause(self, seconds: float, event: asyncio.Event | None = None) -> None:
         """Waits until the time is over, the pod is to stop, or the event comes."""
         waiting = [self.stopping, *([asyncio.ensure_future(event.wait())] if event else [])]
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +125,8 @@ class Pod(Content):
             waiting[1].cancel()
             event.clear()
 
-    async def container(self, c, policy):
+    async def container(self, c: dict[str, Any], policy: str) -> int:
+        """Runs a container and starts it again as the policy says; returns the last exit code."""
         state, backoff = self.state[c["name"]], self.agent.args.backoff
         while True:
             code = await self.once(c, state)
@@ -132,7 +143,7 @@ class Pod(Content):
             await self.pause(backoff)
             backoff = min(backoff * 2, 300)
 
-    async def once(self, c, state):
+    async def once(self, c: dict[str, Any], state: dict[str, Any]) -> int:
         """Runs the container once and returns its exit code."""
         name, here, env = c["name"], self.dir / "containers" / c["name"], None
         note, log, code, began, problem = (
@@ -219,7 +230,15 @@ class Pod(Content):
         )
         return code
 
-    def describe(self, c, argv, env, user, here, note):
+    def describe(
+        self,
+        c: dict[str, Any],
+        argv: Any,
+        env: dict[str, str],
+        user: dict[str, Any],
+        here: Path,
+        note: Path,
+    ) -> Path:
         """Writes what enter.py must know; returns the file."""
         lower, security = (
             self.agent.image_roots.get(c.get("image"), "/"),
@@ -248,7 +267,7 @@ class Pod(Content):
         (here / "spec.json").chmod(0o600)
         return here / "spec.json"
 
-    async def watch(self, c):
+    async def watch(self, c: dict[str, Any]) -> None:
         """Follows the probes of a running container and ends it when they say so."""
         failed = await self.probes[c["name"]].run()
         if failed:
@@ -257,11 +276,12 @@ class Pod(Content):
             )
             spawn(self.terminate(c["name"], own))
 
-    def signal(self, name, number):
+    def signal(self, name: str, number: int) -> None:
+        """Sends SIGTERM to a container's process, any other signal to its process group."""
         with contextlib.suppress(ProcessLookupError, KeyError):
             (os.kill if number == signal.SIGTERM else os.killpg)(self.procs[name].pid, number)
 
-    async def terminate(self, name, grace):
+    async def terminate(self, name: str, grace: float) -> None:
         """preStop, SIGTERM, and SIGKILL after the grace."""
         process, began = self.procs.get(name), time.monotonic()
         if not process:
@@ -282,7 +302,13 @@ class Pod(Content):
         if self.procs.get(name) is process:
             self.signal(name, signal.SIGKILL)
 
-    async def end(self, reason=None, message=None, grace=0, target=None):
+    async def end(
+        self,
+        reason: str | None = None,
+        message: str | None = None,
+        grace: float = 0,
+        target: Any = None,
+    ) -> None:
         """Stops the pod, its sidecars last. With a reason, its phase becomes Failed."""
         if not self.task.done():
             self.final, self.grace = (
@@ -297,13 +323,17 @@ class Pod(Content):
             )
             await self.task
 
-    async def delete(self):
+    async def delete(self) -> None:
+        """Ends the pod within its grace and removes the object."""
         await self.end(grace=self.obj["metadata"].get("deletionGracePeriodSeconds") or 0)
         await self.agent.api(
             "DELETE", self.path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
         )
 
-    async def report(self, reason=None, message=None, target=None):
+    async def report(
+        self, reason: str | None = None, message: str | None = None, target: Any = None
+    ) -> None:
+        """Writes the pod's status to the API server, unless its node is down."""
         async with self.lock:
             if not self.node.up:
                 return

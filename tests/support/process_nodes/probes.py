@@ -1,5 +1,7 @@
 """startupProbe, readinessProbe, livenessProbe and preStop of one running container."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal
@@ -7,8 +9,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Any
+
 
 ENTER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("enter.py"))]
 HTTP = httpx.AsyncClient(
@@ -16,7 +24,9 @@ HTTP = httpx.AsyncClient(
 )
 
 
-async def enter(spec_file, *args, out=subprocess.DEVNULL):
+async def enter(
+    spec_file: Any, *args: str, out: Any = subprocess.DEVNULL
+) -> tuple[asyncio.subprocess.Process, socket.socket]:
     """Starts enter.py; (process, reader of what it says if its program cannot be started)."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -34,7 +44,8 @@ async def enter(spec_file, *args, out=subprocess.DEVNULL):
     return process, ours
 
 
-async def said(ours):
+async def said(ours: socket.socket) -> str:
+    """Returns what enter.py had to say: nothing if the program was started."""
     reader, writer = await asyncio.open_connection(sock=ours)
     try:
         return (await reader.read()).decode(errors="replace")
@@ -45,7 +56,16 @@ async def said(ours):
 
 
 class Probes:
-    def __init__(self, pod, container, state, process, spec_file):
+    """The probes of one run of a container."""
+
+    def __init__(
+        self,
+        pod: Any,
+        container: dict[str, Any],
+        state: dict[str, Any],
+        process: Any,
+        spec_file: Any,
+    ) -> None:
         self.pod, self.container, self.state, self.process, self.spec_file = (
             pod,
             container,
@@ -54,7 +74,7 @@ class Probes:
             spec_file,
         )
 
-    async def run(self):
+    async def run(self) -> str | None:
         """Keeps started and ready of the container's status; returns the reason why the container must be restarted."""
         c, state = self.container, self.state
         if "startupProbe" in c:
@@ -76,24 +96,27 @@ class Probes:
             for task in tasks:
                 task.cancel()
 
-    async def settle(self, probe):
+    async def settle(self, probe: dict[str, Any]) -> bool:
+        """Returns the first verdict of a probe."""
         async for up in self.verdicts(probe):
             return up
         raise AssertionError("verdicts never end")
 
-    async def readiness(self, probe):
+    async def readiness(self, probe: dict[str, Any]) -> None:
+        """Keeps the container's ready flag, for ever."""
         async for up in self.verdicts(probe):
             if up != self.state["ready"]:
                 self.state["ready"] = up
                 await self.pod.report()
 
-    async def liveness(self, probe):
+    async def liveness(self, probe: dict[str, Any]) -> str:
+        """Returns once the probe has failed."""
         async for up in self.verdicts(probe):
             if not up:
                 return "liveness"
         raise AssertionError("verdicts never end")
 
-    async def verdicts(self, probe):
+    async def verdicts(self, probe: dict[str, Any]) -> AsyncIterator[bool]:
         """True or False each time that enough probes in a row agree."""
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         good = bad = 0
@@ -109,13 +132,14 @@ class Probes:
                 yield False
             await asyncio.sleep(probe.get("periodSeconds", 10))
 
-    def port(self, named):
+    def port(self, named: Any) -> int:
+        """Returns a port by its number or its name."""
         ports = {
             p["name"]: p["containerPort"] for p in self.container.get("ports") or [] if "name" in p
         }
         return int(ports.get(named, named))
 
-    async def act(self, what):
+    async def act(self, what: dict[str, Any]) -> bool:
         """Whether a probe's or hook's action succeeds."""
         if "exec" in what:
             return await self.command(what["exec"]["command"]) == 0
@@ -137,7 +161,7 @@ class Probes:
         writer.close()
         return True
 
-    async def command(self, argv):
+    async def command(self, argv: list[str]) -> int:
         """The exit code of a command in the container; it is killed when this task is cancelled."""
         process, ours = await enter(self.spec_file, str(self.process.pid), *argv)
         ours.close()

@@ -1,5 +1,7 @@
 """Services of the pod network: a TCP proxy on each ClusterIP and port, and a name server on the hub's gateway address."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import itertools
@@ -7,12 +9,19 @@ import random
 import socket
 import struct
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 
 CONNECT_SECONDS = 1
 ZONE = ["svc", "cluster", "local"]
 
 
-async def pump(reader, writer):
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copies one direction of a connection until it ends."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -20,11 +29,14 @@ async def pump(reader, writer):
 
 
 class Services:
-    def __init__(self, api, network):
+    """The proxies and the name server, kept as the API server's objects say."""
+
+    def __init__(self, api: Any, network: Any) -> None:
         self.api, self.network = api, network
         self.services, self.slices, self.listeners, self.turn = {}, {}, {}, itertools.count()
 
-    async def run(self):
+    async def run(self) -> None:
+        """Follows Services and EndpointSlices for ever."""
         await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: NameServer(self),
             sock=self.network.socket((self.network.gateway, 53), socket.SOCK_DGRAM),
@@ -34,7 +46,8 @@ class Services:
             self.mirror("/apis/discovery.k8s.io/v1/endpointslices", self.slices),
         )
 
-    async def mirror(self, path, store):
+    async def mirror(self, path: str, store: dict[Any, Any]) -> None:
+        """Keeps store like the objects of a path, and the listeners with it."""
         async for kind, obj in self.api.watch(path):
             if kind == "SYNC":
                 store.clear()
@@ -43,7 +56,9 @@ class Services:
                 store.pop(key, None) if kind == "DELETED" else store.update({key: o})
             await self.listen()
 
-    def endpoints(self, key, port_name=None):
+    def endpoints(
+        self, key: tuple[str, str], port_name: str | None = None
+    ) -> Iterator[tuple[str, int | None, str | None]]:
         """(address, port, host name) of each ready endpoint; port is None where the Service has none of this name."""
         namespace, name = key
         for (ns, _), piece in list(self.slices.items()):
@@ -65,12 +80,13 @@ class Services:
                     if (e.get("conditions") or {}).get("ready", True):
                         yield e["addresses"][0], port, e.get("hostname")
 
-    def backends(self, key, port_name):
+    def backends(self, key: tuple[str, str], port_name: str | None) -> list[tuple[str, int]]:
+        """Returns the (address, port) pairs to which a Service's port leads."""
         if key == ("default", "kubernetes"):
             return [(self.api.server.hostname, self.api.server.port)]
         return [(address, port) for address, port, _ in self.endpoints(key, port_name) if port]
 
-    async def listen(self):
+    async def listen(self) -> None:
         """One listener per ClusterIP and port that has ready endpoints; without one, connections are refused."""
         wanted = {}
         for key, service in self.services.items():
@@ -103,7 +119,14 @@ class Services:
                 del self.listeners[address]
                 print(f"service {wanted[address][0]}: {error}", file=sys.stderr)
 
-    async def serve(self, reader, writer, key, port_name, sticky):
+    async def serve(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        key: tuple[str, str],
+        port_name: str | None,
+        sticky: bool,
+    ) -> None:
         """Forwards a connection to the next endpoint that accepts it."""
         backends = sorted(self.backends(key, port_name))
         first = hash(writer.get_extra_info("peername")[0]) if sticky else next(self.turn)
@@ -127,7 +150,7 @@ class Services:
                 if w and not w.is_closing():
                     w.close()
 
-    def resolve(self, labels):
+    def resolve(self, labels: list[str]) -> list[str] | None:
         """The addresses of a name; None if there is no such name."""
         if labels[-3:] != ZONE or len(labels) not in (5, 6):
             return None
@@ -145,17 +168,22 @@ class Services:
 
 
 class NameServer(asyncio.DatagramProtocol):
-    def __init__(self, services):
+    """Answers UDP queries for A records."""
+
+    def __init__(self, services: Any) -> None:
         self.services = services
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
+        """Keeps the transport for the answers."""
         self.transport = transport
 
-    def datagram_received(self, query, sender):
+    def datagram_received(self, query: bytes, sender: Any) -> None:
+        """Answers a query; what is no query gets no answer."""
         with contextlib.suppress(IndexError, ValueError):
             self.transport.sendto(self.answer(query), sender)
 
-    def answer(self, query):
+    def answer(self, query: bytes) -> bytes:
+        """Returns the packet that answers a query."""
         labels, at = [], 12
         while size := query[at]:
             labels.append(query[at + 1 : at + 1 + size].decode().lower())
