@@ -7,10 +7,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from tests.support.cluster import Cluster, NotHereError, running_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("hunt", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+"""Properties are tried on the same examples each time; HYPOTHESIS_PROFILE=hunt looks for new ones."""
 
 GPU_REASON = "GPU:"
 """Start of the reason of a test that is skipped for want of a GPU, the only one CI forgives."""
