@@ -35,6 +35,12 @@ URGENT_TIMEOUT_S: Final = (2.0, 4.0)
 POOL_SIZE: Final = 32
 """Connections kept; twice the worker threads."""
 
+ANY: Final = "application/json, */*"
+"""What is accepted as an answer, unless only metadata is wanted."""
+
+METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Asks for a list without specs and states."""
+
 PAGE: Final = 500
 """Objects of one page of a list, so that ten thousand pods never stand in memory at once."""
 
@@ -52,6 +58,7 @@ class _Request:
     query: tuple[tuple[str, str], ...] = ()
     body: Mapping[str, Any] | None = None
     content_type: str = "application/json"
+    accept: str = ANY
     sub: str = ""
     creates_job: bool = False
     urgent: bool = False
@@ -170,10 +177,16 @@ class KubeApi:
         )
 
     def pages(
-        self, resource: Resource, *, namespace: str | None = None, selector: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        selector: str = "",
+        metadata_only: bool = False,
     ) -> Iterator[Json]:
         """Yield the pages of a list; each has `metadata.resourceVersion` and `items`.
 
+        With `metadata_only` the items are `PartialObjectMetadata`, a small part of the whole.
         Raises `ClusterUnavailableError` also when the list's continuation expired (410): begin anew.
         """
         path, token = resource.path(namespace=namespace), ""
@@ -183,7 +196,12 @@ class KubeApi:
             query += [("continue", token)] if token else []
             page = self._json(
                 _Request(
-                    verb="list", method="GET", resource=resource, path=path, query=tuple(query)
+                    verb="list",
+                    method="GET",
+                    resource=resource,
+                    path=path,
+                    query=tuple(query),
+                    accept=METADATA if metadata_only else ANY,
                 )
             )
             yield page
@@ -331,7 +349,7 @@ class KubeApi:
         raise failure(str(request), status, raw, creates_job=request.creates_job)
 
     def _send(self, request: _Request) -> tuple[int, bytes]:
-        headers, text = {"Accept": "application/json, */*"}, None
+        headers, text = {"Accept": request.accept}, None
         if request.body is not None:
             # The text is made here: the client would rewrite dates and drop empty values.
             text = json.dumps(request.body, separators=(",", ":"), allow_nan=False)

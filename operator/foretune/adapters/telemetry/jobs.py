@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_JOBS: Final = 500
 """Jobs with series of their own; the others are counted in `foretune_metrics_dropped_objects`."""
+
+HOUR_S: Final = 3600.0
+"""Seconds of an hour."""
 
 LIVE_PHASES: Final = ("Pending", "Suspended", "Starting", "Running")
 """Phases of a trial that has not ended."""
@@ -50,6 +53,25 @@ class JobState:
 
 def state_of(job: Job, trials: Sequence[Trial], status: Mapping[str, Any]) -> JobState:
     """Return what is exported of a job after a turn of its loop."""
+    live = Counter(_live_phase(trial) for trial in trials if not trial.state.terminal)
+    return replace(_told(job, status), live=live, numbers=_numbers(job, trials, status))
+
+
+def settled_state(job: Job, status: Mapping[str, Any]) -> JobState:
+    """Return what is exported of an ended job whose trials nobody asks for: what its status holds."""
+    numbers = {
+        "foretune_job_created_timestamp_seconds": job.created_at,
+        "foretune_job_trials_max": float(job.spec.trials),
+    }
+    spent, best = status.get("spent") or {}, status.get("best") or {}
+    if "gpuHours" in spent:
+        numbers["foretune_job_gpu_seconds"] = float(spent["gpuHours"]) * HOUR_S
+    if best.get("value") is not None:
+        numbers["foretune_job_best_objective"] = float(best["value"])
+    return replace(_told(job, status), numbers=numbers)
+
+
+def _told(job: Job, status: Mapping[str, Any]) -> JobState:
     spec = job.spec
     return JobState(
         uid=job.uid,
@@ -61,9 +83,7 @@ def state_of(job: Job, trials: Sequence[Trial], status: Mapping[str, Any]) -> Jo
             "algorithm": spec.search.algorithm.value,
             "objective": spec.objective.metric,
         },
-        live=Counter(_live_phase(trial) for trial in trials if not trial.state.terminal),
         counts={name: int(count) for name, count in status.get("counts", {}).items()},
-        numbers=_numbers(job, trials, status),
     )
 
 
@@ -124,6 +144,12 @@ class JobCollector(Collector):
         """Replace what is known of a job."""
         with self._lock:
             self._jobs[key] = state
+
+    def knows(self, key: JobKey, uid: str) -> bool:
+        """Whether the state of this very object is shown."""
+        with self._lock:
+            known = self._jobs.get(key)
+            return known is not None and known.uid == uid
 
     def drop(self, key: JobKey) -> None:
         """Forget a job; one that is not known is fine."""
@@ -191,4 +217,4 @@ def _fill_job(families: Mapping[str, GaugeMetricFamily], key: JobKey, state: Job
         families[metric].add_metric(name, number)
 
 
-__all__ = ["LIVE_PHASES", "MAX_JOBS", "JobCollector", "JobState", "state_of"]
+__all__ = ["LIVE_PHASES", "MAX_JOBS", "JobCollector", "JobState", "settled_state", "state_of"]

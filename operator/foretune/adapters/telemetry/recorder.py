@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 import foretune
 from foretune.adapters.telemetry.catalogue import Process
 from foretune.adapters.telemetry.instruments import OTHER, Instruments, bounded
-from foretune.adapters.telemetry.jobs import MAX_JOBS, JobCollector, JobState, state_of
+from foretune.adapters.telemetry.jobs import (
+    MAX_JOBS,
+    JobCollector,
+    JobState,
+    settled_state,
+    state_of,
+)
 from foretune.constants import PLURAL, Phase
 from foretune.domain.trial import EndReason, TrialState
 
@@ -156,6 +162,12 @@ class OperatorMetrics:
         """Show a job whose spec can't be run: it counts as Failed and has no other series."""
         state = JobState(uid=uid, phase=Phase.FAILED.value, created_at=created_at)
         self._jobs.put(key, state)
+
+    @_never_raises
+    def job_settled(self, job: Job, status: Mapping[str, Any]) -> None:
+        """Show a job that ended before this process began, by its status; what is known is left alone."""
+        if not self._jobs.knows(job.key, job.uid):
+            self._jobs.put(job.key, settled_state(job, status))
 
     # --------------------------------------------------------- the operator
     @_never_raises
