@@ -70,6 +70,8 @@ def serve_operator(settings: OperatorSettings) -> None:
     Raises `InvalidInputError` where there is no cluster, `ForbiddenError` without its rights,
     `ClusterUnavailableError` when a watch ends that can't be begun again.
     """
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # a line an event, else
     OperatorProcess(settings, assemble(settings)).run()
 
 
