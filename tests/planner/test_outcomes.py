@@ -103,9 +103,9 @@ def test_the_table(seen, known, text, state, reason, failure):
 def test_missing_metrics_name_what_was_seen_and_the_closest():
     """A misspelt metric is named with the one that was probably meant."""
     outcome = classify(
-        attempt(**SUCCEEDED), trial(metrics_seen=("acuracy", "loss")), SPEC, Recovered(), 200.0
+        attempt(**SUCCEEDED), trial(metrics_seen=("acuraccy", "loss")), SPEC, Recovered(), 200.0
     )
-    assert "seen: acuracy, loss; did you mean 'acuracy'?" in outcome.message
+    assert "seen: acuraccy, loss; did you mean 'acuraccy'?" in outcome.message
 
 
 def test_a_value_in_the_log_completes_the_trial():

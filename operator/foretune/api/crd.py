@@ -252,15 +252,21 @@ def _with_rules(node: Schema) -> Schema:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes shared parts out in full."""
+    """Writes shared parts out in full, and lists as yamllint wants them."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
 
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the signature is PyYAML's
+        super().increase_indent(flow, False)
+
 
 def text() -> str:
     """Return the file."""
-    head = "# Written by `python -m foretune.api.crd` from the models: do not edit.\n---\n"
+    head = (
+        "# Written by `python -m foretune.api.crd` from the models: do not edit.\n"
+        "# yamllint disable rule:line-length\n---\n"
+    )
     body = yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
     return head + body
 
