@@ -105,13 +105,15 @@ class Sender:
             return self._until is None or time.monotonic() < self._until
 
     def _sleep(self, seconds: float) -> None:
-        """Pause between requests; while the program ends, at most as long as is left."""
+        """Pause between requests; the program's end cuts it short, once, and bounds later ones."""
         end = time.monotonic() + seconds
         with self._wake:
+            limit = self._until
             while True:
-                limit = end if self._until is None else min(end, self._until)
-                left = limit - time.monotonic()
-                if left <= 0 or (self._until is not None and not len(self._spool)):
+                if self._until != limit or (limit is not None and not len(self._spool)):
+                    return
+                left = (end if limit is None else min(end, limit)) - time.monotonic()
+                if left <= 0:
                     return
                 self._wake.wait(left)
 
@@ -150,7 +152,8 @@ class Sender:
             self._limit, self._pause = BATCH, BACKOFF_S[0]
             self._obey(answer)
             interval = answer.body.get("interval")
-            return max(GAP_S, float(interval)) if isinstance(interval, int | float) else GAP_S
+            asked = isinstance(interval, int | float) and self._until is None
+            return max(GAP_S, float(interval)) if asked else GAP_S
         if status == STALE:
             self._obey(answer)
             if self.action is contract.Action.CONTINUE:
