@@ -178,6 +178,8 @@ class OperatorProcess:
                     pod=lambda body, gone: self._hear_attempt(PODS, body, gone=gone),
                 ),
                 settings=watch_settings(),
+                # Else kopf asks for the user's name, which a pod's user 65532 has none of.
+                identity=self._settings.identity,  # type: ignore[arg-type]  # its NewType is private
                 clusterwide=not self._settings.namespaces,
                 namespaces=self._settings.namespaces,
                 stop_flag=stop,
