@@ -128,9 +128,14 @@ class Cache:
             self._jobs_of[job.owner_uid].add(uid)
 
     def _put_pod(self, uid: str, pod: SlimPod | None) -> None:
-        if pod is not None:
-            self._pods[uid] = pod
-            self._pods_of[pod.job_uid].add(uid)
+        if pod is None:
+            return
+        known = self._pods.get(uid)
+        if known is not None and known.deleted_at is not None and pod.deleted_at is not None:
+            # The kubelet's own deletion, once nothing runs any more, moves the time to then.
+            pod = replace(pod, deleted_at=min(known.deleted_at, pod.deleted_at))
+        self._pods[uid] = pod
+        self._pods_of[pod.job_uid].add(uid)
 
     def _drop_job(self, uid: str) -> None:
         self._listed.discard(uid)
