@@ -293,6 +293,7 @@ def test_every_request_is_counted(server):
     assert all(seconds >= 0 for *_, seconds in heard)
 
 
+@pytest.mark.slow
 def test_many_threads_share_one_client(server):
     """Thirty-two threads get their own answers over the pool of connections."""
     server.default = lambda request: Answer(body={"name": request.path.rsplit("/", 1)[-1]})
