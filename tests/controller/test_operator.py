@@ -6,6 +6,7 @@ and the tracker reviews a real token of a real service account.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from tests.support.serving import Serving, free_port
 from tests.support.until import until
 
 from foretune.adapters.http.tracker import HttpTracker
+from foretune.api.v1alpha1 import parse
 from foretune.domain.trial import TrialState
+from foretune.planner.naming import attempt_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +34,8 @@ ROOT: Final = Path(__file__).parents[2]
 ACCOUNT: Final = "foretune-operator"
 WRITES: Final = {"create", "patch", "apply", "update", "delete"}
 LIMIT_S: Final = 240.0
+MANY: Final = 60
+"""Trials of a job that a test interrupts, and makes smaller afterwards: it can't be done too early."""
 
 
 @dataclass
@@ -54,6 +59,10 @@ class System:
     def apply(self, name: str, **spec: Any) -> None:
         """Apply a TuningJob of short trials."""
         self.cluster.apply(job(name, **spec))
+
+    def patch(self, name: str, **spec: Any) -> None:
+        """Change the spec of a TuningJob."""
+        self.cluster.kubectl("patch", *merge(name, **spec))
 
     def status(self, name: str) -> dict[str, Any]:
         """Return the status of a TuningJob."""
@@ -118,6 +127,11 @@ def job(name: str, *, trials: int = 4, seconds: float = 0, **spec: Any) -> dict[
     }
 
 
+def merge(name: str, **spec: Any) -> tuple[str, ...]:
+    """Return the arguments of `kubectl patch` that change a TuningJob's spec."""
+    return "tuningjob", name, "--type=merge", "-p", json.dumps({"spec": spec})
+
+
 @pytest.fixture(scope="module")
 def system(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Tracker and suggestion service, ready, and what an operator needs."""
@@ -172,6 +186,12 @@ def metric(process: Serving, name: str, **labels: str) -> float:
     return sum(value for have, value in found if labels.items() <= have.items())
 
 
+def metric_lines_of(process: Serving, name: str, **labels: str) -> list[Any]:
+    """Return a metric's samples that have these labels."""
+    found = metric_lines(process.get("/metrics").text, name)
+    return [have for have, _ in found if labels.items() <= have.items()]
+
+
 def writes(process: Serving) -> float:
     """Return how many requests to the API server wrote something; the Lease is not a trial's."""
     name = "foretune_kube_api_requests_total"
@@ -197,3 +217,141 @@ def test_a_job_runs_to_its_end(system, operator):
     resident = int(re.search(r"VmRSS:\s+(\d+) kB", pages)[1]) / 1024
     print(f"operator: {resident:.0f} MiB, first pod after {first_pod_s:.2f} s")
     assert resident < 120
+
+
+def test_a_spec_that_can_not_run_is_told_in_its_status(system, operator):
+    """What only the operator can see stands in the status with its path; made anew, the job runs."""
+    trial = {"image": "example.org/any:1", "command": ["sh", "-c", "echo accuracy=$(params.y)"]}
+    system.apply("bad", trial=trial)
+    found = system.cluster.wait_condition("tuningjob", "bad", "Accepted", status="False")
+    told = found["status"]
+    accepted = next(c for c in told["conditions"] if c["type"] == "Accepted")
+    assert accepted["reason"] == "InvalidSpec"
+    assert "spec.trial.command[2]: $(params.y) names no parameter" in accepted["message"]
+    assert (told["phase"], told["observedGeneration"]) == ("Failed", 1)
+    assert system.jobs("bad") == []
+    until(
+        lambda: metric(operator, "foretune_job_status_phase", tuningjob="bad", phase="Failed") == 1,
+        "the job to be counted as Failed",
+    )
+    assert "immutable" in system.cluster.refused(
+        "patch", *merge("bad", trial=job("bad")["spec"]["trial"])
+    )
+    system.cluster.kubectl("delete", "tuningjob", "bad")
+    system.apply("bad", trials=2)
+    system.complete("bad", 2)
+
+
+def test_somebody_elses_job_under_the_name_is_left_alone(system, operator):
+    """A foreign Job in the way is told, not adopted; once it is gone and the spec changes, trials run."""
+    system.apply("taken", suspend=True)
+    system.cluster.wait_condition("tuningjob", "taken", "Progressing", status="False")
+    body = system.cluster.get("tuningjob", "taken")
+    domain = parse({**body, "status": {}}).to_domain()
+    foreign = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": attempt_name(domain, 0, 0)},
+        "spec": {
+            "suspend": True,
+            "template": {
+                "spec": {
+                    "restartPolicy": "Never",
+                    "containers": [{"name": "x", "image": "example.org/x:1"}],
+                }
+            },
+        },
+    }
+    system.cluster.apply(foreign)
+    system.patch("taken", suspend=False)
+    found = system.cluster.wait_condition("tuningjob", "taken", "Degraded")
+    degraded = next(c for c in found["status"]["conditions"] if c["type"] == "Degraded")
+    assert degraded["reason"] == "NameCollision"
+    assert metric(operator, "foretune_kube_api_requests_total", verb="create", code="409") >= 1
+    assert system.cluster.get("job", foreign["metadata"]["name"])["spec"]["suspend"] is True
+    system.cluster.kubectl("delete", "job", foreign["metadata"]["name"])
+    system.patch("taken", parallelism=3)
+    system.complete("taken", 4)
+
+
+def test_a_suspended_job_goes_on_where_it_was(system, operator):
+    """While suspended, what runs ends and nothing starts; resumed, no index is used twice."""
+    system.apply("paused", trials=MANY, seconds=1)
+    wait_for("the first end", lambda: system.ended("paused", 1))
+    system.patch("paused", suspend=True)
+
+    def at_rest() -> bool:
+        told = system.status("paused")
+        assert told["phase"] == "Suspended", told
+        assert told["counts"]["running"] == 0, told
+        assert told["counts"]["pending"] == 0, told
+        return True
+
+    wait_for("the job to be at rest", at_rest)
+    done = len(system.jobs("paused"))
+    assert 1 <= done < MANY
+    system.patch("paused", suspend=False, budget={"trials": done + 2})
+    system.complete("paused", done + 2)
+
+
+def test_a_deleted_job_leaves_nothing(system, operator):
+    """Jobs, pods and series go; the history closes the job and cancels what ran."""
+    system.apply("gone", seconds=600)
+    wait_for("two pods to run", lambda: system.status("gone").get("counts", {}).get("running") == 2)
+    uid = system.uid("gone")
+    system.cluster.kubectl("delete", "tuningjob", "gone", "--wait=false")
+    wait_for("its Jobs to go", lambda: not system.jobs("gone"))
+    wait_for(
+        "its pods to go",
+        lambda: not system.cluster.items("pods", selector="foretune.io/job=gone"),
+    )
+    until(lambda: system.history.job(uid).phase == "Deleted", "the history to hear of it")
+    assert {trial.state for trial in system.history.trials(uid)} == {TrialState.CANCELLED}
+    until(
+        lambda: not metric_lines_of(operator, "foretune_job_info", tuningjob="gone"),
+        "its series to end",
+    )
+
+
+def test_a_killed_operator_loses_and_repeats_nothing(system, operator):
+    """After kill -9 the standby leads and goes on; what was deleted meanwhile is closed."""
+    standby = system.operator("second")
+    with standby.ended():
+        standby.start()
+        assert metric(standby, "foretune_operator_leader") == 0
+        system.apply("killed", trials=MANY, seconds=1)
+        system.apply("orphan", seconds=600)
+        wait_for("the job to be under way", lambda: system.ended("killed", 2))
+        orphan = wait_for(
+            "the other's uid", lambda: system.trials("orphan") and system.uid("orphan")
+        )
+        operator.kill()
+        trials = len(system.trials("killed")) + 2
+        system.patch("killed", budget={"trials": trials})
+        system.cluster.kubectl("delete", "tuningjob", "orphan", "--wait=false")
+        wait_for("it to be gone", lambda: not system.cluster.get("tuningjob", "orphan"))
+        system.complete("killed", trials)
+        assert metric(standby, "foretune_operator_leader") == 1
+        until(lambda: system.history.job(orphan).phase == "Deleted", "the history to hear of it")
+        assert standby.terminate(within_s=25) == 0
+    began = time.monotonic()
+    operator.start()
+    assert metric(operator, "foretune_operator_leader") == 1
+    assert time.monotonic() - began < 60
+    shown = {"tuningjob": "killed", "phase": "Succeeded"}
+    until(
+        lambda: metric(operator, "foretune_job_trials", **shown) == trials,
+        "the ended job to be shown",
+    )
+    assert writes(operator) == 0  # jobs that have ended cost a restart nothing
+
+
+def test_two_leaders_do_no_harm(system, operator):
+    """Two operators that both act create each Job once, and commit each outcome once."""
+    other = system.operator("third", FORETUNE_LEADER_ELECTION="false")
+    with other.ended():
+        other.start()
+        system.apply("shared", trials=8, parallelism=4)
+        system.complete("shared", 8)
+        assert metric(other, "foretune_operator_leader") == 1
+        assert other.terminate(within_s=25) == 0

@@ -120,8 +120,8 @@ class Leadership:
         while not self._stop.wait(self._retry_s):
             try:
                 held = self._lease.renew()
-            except ForetuneError:
-                log.exception("the lease can't be renewed")
+            except ForetuneError as error:
+                log.warning("the lease can't be renewed: %s", error)
                 held = self.stale_s() < DEADLINE_S
             if not held:
                 self._lost(f"the lease is lost to {self._lease.holder or 'nobody'}")
