@@ -63,6 +63,8 @@ def test_help_is_light(arguments: list[str]) -> None:
         (["run"], "the following arguments are required: FILE"),
         (["run", "job.yaml", "--parallel", "0"], "must be a whole number from 1 to 256, not '0'"),
         (["run", "job.yaml", "--parallel", "two"], "must be a whole number from 1 to 256"),
+        (["run", "job.yaml", "--grace", "nan"], "must be seconds from 0 to 3600, not 'nan'"),
+        (["run", "job.yaml", "--grace", "-1"], "must be seconds from 0 to 3600, not '-1'"),
         (["trials", "x", "-o", "xml"], "invalid choice: 'xml'"),
         (["status", "--history", "a", "--tracker", "b"], "not allowed with argument --history"),
     ],

@@ -23,7 +23,7 @@ from foretune.app.place import open_history
 from foretune.app.tracker import start_local_tracker
 from foretune.constants import LOCAL_NAMESPACE, Condition, Reason
 from foretune.domain.job import Algorithm
-from foretune.errors import InvalidInputError, UnavailableError
+from foretune.errors import InvalidInputError, NotFoundError, UnavailableError
 from foretune.planner.finish import best
 from foretune.ports import SuggestionAnswer
 from foretune.search.designer import Deadline, Problem, split
@@ -56,6 +56,9 @@ RETRY_S: Final = 1.0
 
 PATIENCE_S: Final = 60.0
 """Seconds of failing turns after which a run gives up: a disk that is full stays full."""
+
+KILL_S: Final = 30.0
+"""Seconds beyond the grace within which a killed process has ended, however busy the machine."""
 
 MODELS: Final = frozenset({Algorithm.AUTO, Algorithm.GP})
 """Algorithms that need torch once the start is over."""
@@ -116,6 +119,7 @@ class LocalRun:
         suggestions: LocalSuggestions,
         state: Path,
         environ: Mapping[str, str],
+        grace_s: float,
         clock: Clock,
         telemetry: Telemetry | None,
     ) -> None:
@@ -135,6 +139,7 @@ class LocalRun:
         """What ended the run before the job ended."""
         self._history = history
         self._suggestions = suggestions
+        self._grace_s = grace_s
         self._stopping = False
         self._wake = threading.Event()
         self._dropped: set[int] = set()
@@ -145,6 +150,7 @@ class LocalRun:
             issue_token=tracker.issue_token,
             environ=environ,
             on_exit=self._wake.set,
+            grace_s=grace_s,
         )
         self._reconciler = Reconciler(
             tracker=tracker.service,
@@ -161,7 +167,10 @@ class LocalRun:
 
     def trials(self) -> Sequence[Trial]:
         """Return every trial of the job by index, with what running ones have reported so far."""
-        return self._history.trials(self.job.uid) if self.turn or self.known else ()
+        try:
+            return self._history.trials(self.job.uid)
+        except NotFoundError:  # the first turn registers it
+            return ()
 
     def interrupt(self) -> int:
         """Stop: running trials are asked to leave and have a grace; return how many there are."""
@@ -235,7 +244,7 @@ class LocalRun:
 
     def _wind_down(self) -> None:
         """Wait for what still ends, and record how it ended, so that nothing looks as if it ran."""
-        self._runner.wait(GRACE_S * 2)
+        self._runner.wait(self._grace_s + KILL_S)
         if self._stopping:
             # A suspended job starts nothing, and is otherwise brought up to date.
             spec = dataclasses.replace(self.job.spec, suspend=True)
@@ -272,11 +281,13 @@ def open_run(
     environ: Mapping[str, str],
     parallel: int | None = None,
     anew: bool = False,
+    grace_s: float = GRACE_S,
     telemetry: Telemetry | None = None,
 ) -> Iterator[LocalRun]:
     """Yield a run of the job: the one that the history knows by this manifest, else a new one.
 
-    Whatever runs is ended with the block. Raises `InvalidInputError` for what can't run here or a history
+    Whatever runs is ended with the block. `grace_s` is what trials have to leave when they are stopped.
+    Raises `InvalidInputError` for what can't run here or a history
     that can't be used, `ConflictError` while another process runs the job.
     """
     clock = SystemClock()
@@ -313,6 +324,7 @@ def open_run(
             suggestions=suggestions,
             state=place.state,
             environ=environ,
+            grace_s=grace_s,
             clock=clock,
             telemetry=telemetry,
         )

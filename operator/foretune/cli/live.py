@@ -100,20 +100,29 @@ def picture(run: LocalRun, now: float, began: float) -> RenderableType:
     return Group(*parts)
 
 
-def _running(spec: JobSpec, running: Sequence[Trial], now: float) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _running(spec: JobSpec, running: Sequence[Trial], now: float) -> RenderableType:
+    rows = []
     for trial in running[:ROWS]:
         starts = [a.started_at for a in trial.attempts if a.started_at is not None]
-        seen = f"epoch {trial.epochs:g}" if trial.reports else "starting"
         value = f"{spec.objective.metric} {words.number(trial.value)}" if trial.reports else ""
-        table.add_row(
-            Text(f"  trial {trial.index}", style="cyan"),
-            seen,
-            value,
-            words.duration(now - min(starts)) if starts else "",
-            Text(words.settings(trial.params), style="dim", no_wrap=True, overflow="ellipsis"),
+        rows.append(
+            (
+                f"  trial {trial.index}",
+                f"epoch {trial.epochs:g}" if trial.reports else "starting",
+                value,
+                words.duration(now - min(starts)) if starts else "",
+                words.settings(trial.params),
+            )
         )
-    return table
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = Text(no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts a line's end
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        text.append("\n" if number else "")
+        text.append(cells[0], style="cyan")
+        text.append("  " + "  ".join(cells[1:-1]))
+        text.append(f"  {row[-1]}", style="dim")
+    return text
 
 
 def eta(spec: JobSpec, trials: Sequence[Trial], now: float) -> float | None:

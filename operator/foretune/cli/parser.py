@@ -10,6 +10,9 @@ from foretune import __version__
 MAX_PARALLEL: Final = 256
 """Largest `--parallel`, as the largest `spec.parallelism`."""
 
+MAX_GRACE_S: Final = 3600
+"""Longest `--grace`, in seconds."""
+
 EXTRAS: Final = {
     "run": "local",
     "status": "tracker",
@@ -94,6 +97,13 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
     run.add_argument(
+        "--grace",
+        type=_seconds,
+        metavar="SECONDS",
+        default=10.0,
+        help="time that running trials have to write a checkpoint when they are stopped; default: 10",
+    )
+    run.add_argument(
         "--new",
         action="store_true",
         help="start anew, even if this job is known: the way out of one that has failed",
@@ -133,3 +143,13 @@ def _parallel(text: str) -> int:
             f"must be a whole number from 1 to {MAX_PARALLEL}, not {text!r}"
         )
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_GRACE_S:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {MAX_GRACE_S}, not {text!r}")
+    return seconds

@@ -71,7 +71,7 @@ class Lines:
         if winner is not None and winner.index == trial.index:
             line += "  (best)"
         self.say(line)
-        if trial.counts_as_failure:
+        if trial.state in words.FAILURES:
             folder = attempt.pod_name or attempt.name
             self.say(f"  its log: {self._run.state / folder / 'log.txt'}")
 

@@ -150,7 +150,7 @@ def _trials_table(found: Sequence[Trial]) -> str:
     rows = [
         [
             str(trial.index),
-            trial.state.value + (f" ({trial.reason})" if trial.counts_as_failure else ""),
+            trial.state.value + (f" ({trial.reason})" if trial.state in words.FAILURES else ""),
             words.number(trial.value),
             f"{trial.epochs:g}",
             words.duration(words.seconds_of(trial)),

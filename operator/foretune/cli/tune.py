@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.1
 """Seconds between two looks at signals and at the display."""
 
+REQUESTS: Final = "foretune.services.tracker.http"
+"""Logger of refused requests: a trial that reports before the loop has named its process is no news."""
+
 CODES: Final = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 """Signals that stop a run, and the exit code of each."""
 
@@ -50,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             environ=os.environ,
             parallel=arguments.parallel,
             anew=arguments.new,
+            grace_s=arguments.grace,
             telemetry=display,
         ) as job_run,
         _logging(display),
@@ -115,7 +119,7 @@ class _Interrupts:
         if self._done == 0:
             asked = self._run.interrupt()
             what = words.plural(asked, "running trial")
-            self._display.say(f"stopping {what} with grace; Ctrl-C again kills at once")
+            self._display.say(f"stopping {what}; Ctrl-C again kills at once")
         if self._heard > 1:
             self._run.kill()
         self._done = self._heard
@@ -144,6 +148,7 @@ class _Handler(logging.Handler):
 def _logging(display: Lines) -> Iterator[None]:
     """Show our own warnings, and nobody else's, while the block runs."""
     logger, handler = logging.getLogger("foretune"), _Handler(display)
+    handler.addFilter(lambda record: record.name != REQUESTS)
     logger.addHandler(handler)
     before, logger.propagate = logger.propagate, False
     try:

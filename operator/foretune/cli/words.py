@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MINUTE: Final = 60
 HOUR: Final = 3600
 
+FAILURES: Final = frozenset({TrialState.FAILED, TrialState.INFEASIBLE, TrialState.TIMED_OUT})
+"""States of a trial whose log its owner may want to read."""
+
 _SAID: Final = {
     TrialState.COMPLETED: "completed",
     TrialState.EARLY_STOPPED: "was stopped early",
