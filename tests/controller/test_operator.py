@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 import pytest
+import yaml
 from tests.support.cluster import Cluster, metric_lines, wait_for
 from tests.support.serving import Serving, free_port
 from tests.support.until import until
@@ -40,12 +42,10 @@ MANY: Final = 60
 
 @dataclass
 class System:
-    """The cluster, the processes, and a client of the tracker."""
+    """The cluster, a client of the tracker, and the settings of an operator."""
 
     cluster: Cluster
     folder: Path
-    tracker: Serving
-    suggestion: Serving
     history: HttpTracker
     settings: dict[str, str]
 
@@ -136,8 +136,6 @@ def merge(name: str, **spec: Any) -> tuple[str, ...]:
 def system(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Tracker and suggestion service, ready, and what an operator needs."""
     folder = tmp_path_factory.mktemp("system")
-    cluster.kubectl("apply", "-f", str(ROOT / "crds"))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/tuningjobs.foretune.io")
     cluster.kubectl("create", "serviceaccount", ACCOUNT)
     token = cluster.kubectl("create", "token", ACCOUNT, "--audience", "foretune", "--duration=2h")
     (folder / "token").write_text(token)
@@ -163,12 +161,37 @@ def system(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "FORETUNE_TOKEN_FILE": str(folder / "token"),
         "FORETUNE_NAMESPACE": "default",
     }
+    made = System(cluster, folder, history, settings)
     with suggestion.ended(), tracker.ended():
         suggestion.start(ready=False)
-        tracker.start()
+        tracker.start(ready=False)
+        install_late(made)
+        until(tracker.ready, "the tracker is ready", limit_s=180)
         until(suggestion.ready, "the suggestion service is ready", limit_s=180)
-        yield System(cluster, folder, tracker, suggestion, history, settings)
+        yield made
         history.disconnect()
+
+
+def install_late(system: System) -> None:
+    """Install the CRD while an operator waits for it: it says what is missing, and goes on by itself."""
+    early = system.operator("early")
+    with early.ended():
+        early.start(ready=False)
+        wait_for(
+            "the operator to say what is missing", lambda: said(early, "kubectl apply -f crds/")
+        )
+        system.cluster.kubectl("apply", "-f", str(ROOT / "crds"))
+        until(early.ready, "the operator to be ready", limit_s=LIMIT_S)
+        assert early.terminate(within_s=25) == 0
+
+
+def said(process: Serving, text: str) -> bool:
+    """Whether a process is unready for this reason."""
+    try:
+        answer = process.get("/readyz")
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 503 and text in answer.text
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +367,70 @@ def test_a_killed_operator_loses_and_repeats_nothing(system, operator):
         "the ended job to be shown",
     )
     assert writes(operator) == 0  # jobs that have ended cost a restart nothing
+
+
+ROLE: Final = [
+    {
+        "apiGroups": ["foretune.io"],
+        "resources": ["tuningjobs"],
+        "verbs": ["get", "list", "watch"],
+    },
+    {"apiGroups": ["foretune.io"], "resources": ["tuningjobs/status"], "verbs": ["patch"]},
+    {
+        "apiGroups": ["batch"],
+        "resources": ["jobs"],
+        "verbs": ["create", "get", "list", "watch", "patch", "delete"],
+    },
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "verbs": ["create", "get", "update"],
+    },
+]
+"""What an operator of one namespace needs, and all that it has in the test."""
+
+
+def test_rights_in_one_namespace_are_enough(system, tmp_path):
+    """With Roles only, an operator of that namespace runs its jobs and touches no others."""
+    api = "rbac.authorization.k8s.io"
+    meta = {"name": ACCOUNT, "namespace": "team"}
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "team"}
+    role = {"apiGroup": api, "kind": "Role", "name": ACCOUNT}
+    system.cluster.kubectl("create", "namespace", "team")
+    system.cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
+        {"apiVersion": f"{api}/v1", "kind": "Role", "metadata": meta, "rules": ROLE},
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": role,
+            "subjects": [subject],
+        },
+        namespace="team",
+    )
+    token = system.cluster.kubectl("create", "token", ACCOUNT, "-n", "team").strip()
+    config = yaml.safe_load(system.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    team = system.operator(
+        "team",
+        KUBECONFIG=str(tmp_path / "kubeconfig"),
+        FORETUNE_NAMESPACES="team",
+        FORETUNE_NAMESPACE="team",
+    )
+    with team.ended():
+        team.start()
+        system.cluster.apply(job("small", trials=2), namespace="team")
+        system.cluster.wait_condition("tuningjob", "small", "Complete", namespace="team")
+        assert metric(team, "foretune_kube_api_requests_total", code="403") == 0
+        assert {labels["namespace"] for labels in metric_lines_of(team, "foretune_jobs")} == {
+            "team"
+        }
+        assert team.terminate(within_s=25) == 0
+    system.cluster.kubectl("delete", "namespace", "team", "--wait=false")
 
 
 def test_two_leaders_do_no_harm(system, operator):

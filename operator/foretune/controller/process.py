@@ -142,21 +142,26 @@ class OperatorProcess:
     def _crd(self) -> bool:
         """Return True once TuningJobs can be listed; False when it shall end before.
 
-        kopf would wait for ever, and say nothing, for a kind that the cluster does not know.
+        kopf would wait for ever, and say nothing, for a kind that the cluster does not know. It looks
+        the kind up elsewhere, where it appears a moment later: so one that has just come is asked for
+        twice.
         """
-        told = ""
+        told, missing = "", False
         while not self._ending.is_set():
             try:
                 for namespace in self._namespaces():
                     next(self._parts.api.pages(TUNINGJOBS, namespace=namespace))
             except NotFoundError:
                 kind = f"{constants.PLURAL}.{constants.GROUP}"
-                text = f"the cluster does not know {kind}: kubectl apply -f crds/"
+                text, missing = f"the cluster does not know {kind}: kubectl apply -f crds/", True
             except UnavailableError as error:
                 text = str(error)
             else:
                 self._waits_for = "the first lists"
-                return True
+                if not missing:
+                    return True
+                missing = False
+                text = "TuningJobs have come to be known"
             if text != told:
                 log.warning("%s", text)
             self._waits_for = told = text
