@@ -81,6 +81,7 @@ verify: init ## Generated files are fresh, and the pins fit what is installed.
 	@$(RUN) foretune.api.crd --check
 	@$(RUN) foretune.api.docs --check
 	@$(RUN) foretune.adapters.telemetry.docs --check
+	@$(RUN) foretune.cli.docs --check
 	@$(BIN)/python scripts/sync_chart.py --check
 	@$(RUN) scripts.constraints
 
@@ -111,6 +112,7 @@ crds: init ## Write what is generated: CRD, reference pages, the chart's copies.
 	@$(RUN) foretune.api.crd
 	@$(RUN) foretune.api.docs
 	@$(RUN) foretune.adapters.telemetry.docs
+	@$(RUN) foretune.cli.docs
 	@$(BIN)/python scripts/sync_chart.py
 
 controlplane: init ## Build the tests' control plane, once (about 5 minutes).
