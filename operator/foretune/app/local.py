@@ -16,6 +16,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
+from foretune.adapters.local.dataset import check_dataset, to_read
 from foretune.adapters.local.runner import GRACE_S, ProcessRunner, check
 from foretune.app.clock import SystemClock
 from foretune.app.loop import Reconciler, Turn
@@ -31,7 +32,7 @@ from foretune.search.simple import SobolDesigner, initial_trials
 from foretune.services.suggestion import SuggestionService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from foretune.adapters.store import SqlHistory
@@ -273,6 +274,19 @@ def _refused(turn: Turn) -> bool:
     return False
 
 
+def check_data(manifest: TuningJob, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """See that the built-in trainer can read its data set here, before anything starts.
+
+    `say` hears of it when that may take a while. Raises `InvalidJobError`.
+    """
+    spec = manifest.to_domain(namespace=LOCAL_NAMESPACE, uid="-").spec
+    check(spec, environ)
+    name = to_read(spec)
+    if name is not None:
+        say(f"{manifest.name}: reading the data set {name}")
+        check_dataset(spec, environ)
+
+
 @contextlib.contextmanager
 def open_run(
     manifest: TuningJob,
@@ -365,4 +379,4 @@ def _check_packages(algorithm: Algorithm) -> None:
         )
 
 
-__all__ = ["LocalRun", "LocalSuggestions", "open_run"]
+__all__ = ["LocalRun", "LocalSuggestions", "check_data", "open_run"]

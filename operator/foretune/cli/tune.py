@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from foretune.api.manifest import SIZE_LIMIT, load
-from foretune.app.local import open_run
+from foretune.app.local import check_data, open_run
 from foretune.app.place import place
 from foretune.cli import words
 from foretune.cli.chart import chart
@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read(arguments.manifest)
     where = place(arguments.history, os.environ)
     display = lines()
+    check_data(manifest, os.environ, display.say)
     with (
         open_run(
             manifest,
