@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from tests.support.world import TrackerView, World, make_job
 
 from foretune.app.loop import Reconciler
+from foretune.contract import report_line
+from foretune.domain.trial import TrialState
 from foretune.errors import ClusterUnavailableError, HistoryUnavailableError, NotFoundError
 
 
@@ -91,3 +94,47 @@ def test_the_status_last_written_counts_not_the_one_last_watched():
     paused = replace(job, spec=replace(job.spec, suspend=True), generation=2)
     reconciler.reconcile(paused)
     assert [status.get("observedGeneration") for status in sink.seen] == [None, None, 1]
+
+
+REPORTS = [
+    {"v": 1, "seq": seq, "kind": "epoch", "epoch": seq + 1.0, "metrics": {"accuracy": value}}
+    for seq, value in enumerate((0.3, 0.6, 0.5))
+]
+
+
+def message(dropped: int) -> str:
+    """Return the termination message of a trial that made `REPORTS`."""
+    best, last = ({n: r[n] for n in ("epoch", "metrics")} for r in (REPORTS[1], REPORTS[2]))
+    return json.dumps({"v": 1, "best": best, "last": last, "dropped": dropped})
+
+
+@pytest.mark.parametrize(
+    ("dropped", "arrived", "log", "recovered", "source"),
+    [
+        (0, 3.0, True, [], None),
+        (0, None, True, [0, 1], "termination_message"),
+        (2, None, True, [0, 1, 2], "log_tail"),
+        (2, 1.0, True, [0, 1, 2], "log_tail"),
+        (2, None, False, [0, 1], "termination_message"),
+    ],
+    ids=["all arrived", "seen late", "none arrived", "one arrived", "no log"],
+)
+def test_reports_that_did_not_arrive_are_read_from_the_log(
+    dropped: int, arrived: float | None, log: bool, recovered: list[int], source: str | None
+):
+    """A trial that could not deliver all has its whole curve in the log; the rest of what is left does."""
+    world, job = World(), make_job(parallelism=1)
+    reconciler = Reconciler(tracker=TrackerView(world), runner=world, sink=world, clock=world)
+    reconciler.reconcile(job)
+    (name,) = world.live()
+    world.start(name)
+    if arrived is not None:
+        world.trials[0] = replace(world.trials[0], value=0.3, epochs=arrived)
+    if log:
+        world.logs[name] = "\n".join(["starting", *map(report_line, REPORTS)])
+    world.end(name, termination_message=message(dropped))
+    reconciler.reconcile(job)
+    outcome = world.outcomes[0]
+    assert [record["seq"] for record in outcome.records] == recovered
+    assert outcome.source == source
+    assert world.trials[0].state is TrialState.COMPLETED

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretune.contract import report_line
-from foretune.domain.logs import parse_line, parse_log, parse_termination
+from foretune.domain.logs import parse_line, parse_log, parse_termination, undelivered
 
 SHAPES = [
     ("Epoch 3/10", 3.0, {}),
@@ -72,3 +72,20 @@ def test_a_termination_message_gives_its_points():
         (2, 0.9),
         (3, 0.8),
     ]
+
+
+@pytest.mark.parametrize(
+    ("message", "count"),
+    [
+        ('{"v": 1, "dropped": 3}', 3),
+        ('{"v": 1, "dropped": 0}', 0),
+        ('{"v": 1}', 0),
+        ('{"v": 1, "dropped": "many"}', 0),
+        ("[1]", 0),
+        ("Traceback (most recent call last):", 0),
+        ("", 0),
+    ],
+)
+def test_undelivered(message, count):
+    """The termination message tells how many reports did not arrive; no other text does."""
+    assert undelivered(message) == count

@@ -64,6 +64,7 @@ class World:
     logs: dict[str, str] = field(default_factory=dict)
     statuses: list[dict[str, Any]] = field(default_factory=list)
     launches: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     proposals: dict[int, Proposal] = field(default_factory=dict)
     closed: str | None = None
     capacity: int | None = None
@@ -147,6 +148,7 @@ class World:
         if trial.state.terminal:
             return trial
         assert outcome.attempt_record is not None
+        self.outcomes.append(outcome)
         others = [a for a in trial.attempts if a.number != outcome.attempt]
         values = [r["metrics"]["accuracy"] for r in outcome.records if "accuracy" in r["metrics"]]
         self.trials[outcome.index] = replace(

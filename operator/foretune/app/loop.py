@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from foretune.domain.logs import parse_log, parse_termination
+from foretune.contract import parse_report_lines
+from foretune.domain.logs import parse_log, parse_termination, undelivered
 from foretune.domain.trial import AttemptPhase, AttemptRecord, ObservedAttempt, Trial
 from foretune.errors import (
     ConflictError,
@@ -230,13 +231,17 @@ class Reconciler:
     def _recover(self, job: Job, snapshot: Snapshot, attempt: ObservedAttempt) -> Recovered:
         """Read what the attempt left: its termination message, and its log tail where that is needed."""
         trial, spec = snapshot.by_index[attempt.index], job.spec
-        metric = spec.objective.metric
-        records = parse_termination(attempt.termination_message)
-        records = [r for r in records if metric in r["metrics"] and _newer(r, trial)]
-        if records:
-            return Recovered(records=tuple(records), source="termination_message")
-        if trial.value is not None and attempt.exit_code == 0:
-            return Recovered()
+        metric, message = spec.objective.metric, attempt.termination_message
+        points = [
+            record
+            for record in parse_termination(message)
+            if metric in record["metrics"] and _newer(record, trial)
+        ]
+        if not undelivered(message):
+            if points:
+                return Recovered(records=tuple(points), source="termination_message")
+            if trial.value is not None and attempt.exit_code == 0:
+                return Recovered()
         try:
             text = self._runner.log_tail(job, attempt)
         except UnavailableError:
@@ -244,11 +249,16 @@ class Reconciler:
                 raise
             log.warning("the log of %s can't be read; going on without it", attempt.name)
             text = ""
-        reports = [] if trial.value is not None else parse_log(text)
+        # Marked lines are the reports themselves: whatever of them did not arrive, arrives now.
+        reports, source = parse_report_lines(text), "log_tail"
+        if not reports and points:
+            reports, source = points, "termination_message"
+        elif not reports and trial.value is None:
+            reports = parse_log(text)
         seen = sorted({name for report in reports for name in report["metrics"]})
         return Recovered(
             records=tuple(reports),
-            source="log_tail" if reports else None,
+            source=source if reports else None,
             metrics_seen=tuple(seen),
             text="\n".join(text.splitlines()[-MESSAGE_LINES:]),
         )

@@ -90,5 +90,14 @@ def parse_termination(message: str) -> list[dict[str, Any]]:
     return reports
 
 
+def undelivered(message: str) -> int:
+    """Return how many reports a termination message says did not arrive; 0 for any other text."""
+    try:
+        count = json.loads(message)["dropped"]
+    except (ValueError, TypeError, KeyError):
+        return 0
+    return count if isinstance(count, int) else 0
+
+
 def _finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
