@@ -225,7 +225,7 @@ class KubeApi:
     ) -> Json:
         """Own the status with a server-side apply, by force; return the object.
 
-        Raises `NotFoundError`, and `ConflictError` when `metadata.uid` is given and is another object's.
+        Raises `NotFoundError`, and `ConflictError` when `metadata.resourceVersion` is given and is stale.
         """
         request = _Request(
             verb="apply",
@@ -244,7 +244,7 @@ class KubeApi:
     ) -> Json:
         """Merge `body` into an object and return it.
 
-        Raises `NotFoundError`, and `ConflictError` when `metadata.uid` is given and is another object's.
+        Raises `NotFoundError`, and `InvalidInputError` when `metadata.uid` is given and is another object's.
         """
         request = _Request(
             verb="patch",

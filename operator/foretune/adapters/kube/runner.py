@@ -14,7 +14,12 @@ from foretune import constants
 from foretune.adapters.kube.observe import controller_uid
 from foretune.adapters.kube.resources import JOBS, PODS
 from foretune.adapters.kube.template import build_job, primary_container
-from foretune.errors import ClusterUnavailableError, ConflictError, NotFoundError
+from foretune.errors import (
+    ClusterUnavailableError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,10 +128,15 @@ class KubeRunner:
             return
         body = {"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}}
         try:
-            self._cache.put(JOBS, self._api.patch(JOBS, name, body, namespace=job.key.namespace))
-        except (NotFoundError, ConflictError):
+            patched = self._api.patch(JOBS, name, body, namespace=job.key.namespace)
+        except (NotFoundError, InvalidInputError):
+            there = self._get(job, name)
+            if there is not None and there["metadata"]["uid"] == uid:
+                raise
             if (known := self._cache.job(job.uid, name)) is not None:
                 self._forget(known)
+        else:
+            self._cache.put(JOBS, patched)
 
     def log_tail(self, job: Job, attempt: ObservedAttempt, *, limit_bytes: int = 65536) -> str:
         """Return the end of the attempt's log, whole lines; empty when there is none any more.

@@ -19,6 +19,7 @@ from foretune import constants
 from foretune.adapters.kube.resources import TUNINGJOBS
 from foretune.domain.job import JobKey
 from foretune.errors import (
+    ClusterUnavailableError,
     ConflictError,
     ForetuneError,
     InvalidInputError,
@@ -41,6 +42,10 @@ MAX_RETRY_S: Final = 60.0
 """Longest pause, in seconds, between two tries of a write that waits."""
 
 
+TRIES: Final = 5
+"""Tries of one write while others change the same object."""
+
+
 @dataclass
 class _Page:
     """What is known of one job's status."""
@@ -52,6 +57,8 @@ class _Page:
     """Of the status last written."""
     phase: str | None = None
     conditions: Sequence[Mapping[str, Any]] = ()
+    version: str | None = None
+    """Resource version under which the object was seen last; None: read it first."""
     waiting: Mapping[str, Any] | None = None
     due: float = 0.0
     """Not before this, monotonic seconds."""
@@ -160,17 +167,9 @@ class KubeStatusSink:
         """Write what waits; the caller holds the page's lock."""
         status = page.waiting
         assert status is not None
-        metadata = {"name": page.key.name, **({"uid": page.uid} if page.uid else {})}
-        body = {
-            "apiVersion": constants.API_VERSION,
-            "kind": constants.KIND,
-            "metadata": metadata,
-            "status": status,
-        }
         try:
-            self._api.apply_status(TUNINGJOBS, page.key.name, body, namespace=page.key.namespace)
-        except (NotFoundError, ConflictError):  # deleted, perhaps made anew: not ours to tell
-            log.info("job %s is gone; its status was not written", page.key)
+            if not self._apply(page, status):
+                log.info("job %s is gone; its status was not written", page.key)
         except UnavailableError:
             page.due = self._monotonic() + page.pause_s
             page.pause_s = min(MAX_RETRY_S, page.pause_s * 2)
@@ -181,6 +180,43 @@ class KubeStatusSink:
         page.waiting, page.pause_s = None, INTERVAL_S
         page.due = self._monotonic() + INTERVAL_S
         _written(page, status)
+
+    def _apply(self, page: _Page, status: Mapping[str, Any]) -> bool:
+        """Write into the object of this very uid; False when it is gone, or another has its name.
+
+        An apply to a custom resource's status does not heed `metadata.uid`, so that the end of a job
+        could become that of its namesake. Its version tells them apart, and costs a read when it is stale.
+        """
+        for _ in range(TRIES):
+            if page.version is None and not self._look(page):
+                return False
+            body = {
+                "apiVersion": constants.API_VERSION,
+                "kind": constants.KIND,
+                "metadata": {"name": page.key.name, "resourceVersion": page.version},
+                "status": status,
+            }
+            try:
+                answer = self._api.apply_status(
+                    TUNINGJOBS, page.key.name, body, namespace=page.key.namespace
+                )
+            except NotFoundError:
+                return False
+            except ConflictError:
+                page.version = None
+            else:
+                page.version = answer["metadata"]["resourceVersion"]
+                return True
+        raise ClusterUnavailableError(f"status of {page.key}: changed by others all the time")
+
+    def _look(self, page: _Page) -> bool:
+        """Read the version of the page's object; False when it is gone."""
+        try:
+            found = self._api.get(TUNINGJOBS, page.key.name, namespace=page.key.namespace)
+        except NotFoundError:
+            return False
+        page.version = found["metadata"]["resourceVersion"]
+        return page.uid in {"", found["metadata"]["uid"]}
 
     def _defer(self) -> None:
         with self._wake:
