@@ -152,8 +152,9 @@ class Sender:
             self._limit, self._pause = BATCH, BACKOFF_S[0]
             self._obey(answer)
             interval = answer.body.get("interval")
-            asked = isinstance(interval, int | float) and self._until is None
-            return max(GAP_S, float(interval)) if asked else GAP_S
+            if isinstance(interval, int | float) and self._until is None:
+                return max(GAP_S, float(interval))
+            return GAP_S
         if status == STALE:
             self._obey(answer)
             if self.action is contract.Action.CONTINUE:

@@ -121,16 +121,17 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
     chosen = trial(options)
     for name in THREADS:
         os.environ.setdefault(name, "1")
-    # Only now, so that the threads are set, and so that a wrong configuration is told at once.
-    import torch  # noqa: PLC0415
-
-    from foretune_trainer import data, loop  # noqa: PLC0415
+    # Imported only now, so that the threads are set, and what is wrong is told before torch is loaded.
+    from foretune_trainer import data  # noqa: PLC0415
 
     meter = Meter(started)
-    meter.book("startup", time.monotonic() - started)
+    with meter.phase("data"):
+        loaded = data.load(chosen)
+    with meter.phase("startup"):
+        import torch  # noqa: PLC0415
+
+        from foretune_trainer import loop  # noqa: PLC0415
     try:
-        with meter.phase("data"):
-            loaded = data.load(chosen)
         device = loop.pick_device()
         training = loop.Training(
             chosen, loaded, device=device, reporter=current(), meter=meter, leave=leaving

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ PRECISIONS: Final = ("fp32", "bf16")
 
 CHECKPOINT_EVERY_S: Final = 60.0
 """Seconds between checkpoints unless `checkpoint.everySeconds` says otherwise."""
+
+
+SYNTHETIC: Final = re.compile(r"synthetic:(image|text):([1-9]\d*):([1-9]\d*)")
+"""Names of made data sets: kind, classes, size."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Whole:
     def read(self, value: Any) -> int:
         """Return the value; raises `ValueError` saying what would be right. 32.0 is 32."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or value != math.floor(value) or not self.low <= value <= self.high:
+        # The range first: infinity has no floor.
+        if not number or not self.low <= value <= self.high or value != math.floor(value):
             raise ValueError(f"must be a whole number from {self.low} to {self.high}")
         return int(value)
 
@@ -177,7 +183,7 @@ def parse(raw: Any, environ: Mapping[str, str]) -> TrialConfig:
     every = checkpoint.get("everySeconds", CHECKPOINT_EVERY_S)
     return TrialConfig(
         model=_known("workload.model", workload.get("model"), contract.BUILTIN_MODELS),
-        dataset=_text("workload.dataset", workload.get("dataset")),
+        dataset=_dataset(workload.get("dataset")),
         path=_text("workload.path", workload["path"]) if "path" in workload else None,
         seed=_integer("seed", raw.get("seed", 0)),
         values=read_values(params, extras),
@@ -242,6 +248,13 @@ def _known(path: str, value: Any, known: tuple[str, ...]) -> str:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise BadConfigError(f"{path}: must be one of {', '.join(known)}, not {value!r}{hint}")
     return str(value)
+
+
+def _dataset(value: Any) -> str:
+    if isinstance(value, str) and SYNTHETIC.fullmatch(value):
+        return value
+    known = (*contract.BUILTIN_DATASETS, "synthetic:<image|text>:<classes>:<size>")
+    return _known("workload.dataset", value, known)
 
 
 def _integer(path: str, value: Any) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foretune import contract
+from foretune_trainer.config import SYNTHETIC
 from foretune_trainer.data import synthetic, tables, words
 from foretune_trainer.errors import BadConfigError
 
@@ -26,8 +25,6 @@ SPLIT_SEED: Final = 0
 
 DIGITS: Final = Path(__file__).with_name("digits.parquet")
 """The data set that ships with the trainer; see digits.md beside it."""
-
-_SYNTHETIC: Final = re.compile(r"synthetic:(image|text):([1-9]\d*):([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -128,13 +125,10 @@ def _pixels(table: Table) -> NDArray[np.generic]:
 def _read(config: TrialConfig) -> tuple[Table, Table]:
     """Return the training and the test table."""
     name = config.dataset
-    if (match := _SYNTHETIC.fullmatch(name)) is not None:
+    if (match := SYNTHETIC.fullmatch(name)) is not None:
         return synthetic.make(match[1], int(match[2]), int(match[3]))
     if name == "digits":
         return tables.with_splits(DIGITS, (1, 8, 8))
-    if name not in SOURCES:
-        known = (*contract.BUILTIN_DATASETS, "synthetic:<image|text>:<classes>:<size>")
-        raise BadConfigError(f"workload.dataset: must be one of {', '.join(known)}, not {name!r}")
     source = SOURCES[name]
     if config.path is not None:
         return tables.from_folder(Path(config.path), source.column, source.tests, source.shape)

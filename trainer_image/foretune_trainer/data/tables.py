@@ -46,12 +46,20 @@ NO_IMAGES: Final = np.zeros((0, 0, 0, 0), np.uint8)
 
 
 def with_splits(path: Path, shape: Shape) -> tuple[Table, Table]:
-    """Return train and test of a file that has them in a column `split`."""
-    whole = pq.read_table(path)
-    names = np.asarray(whole["split"].to_pylist())
-    parts = (whole.filter(pa.array(names == name)) for name in ("train", "test"))
-    train, test = (to_table(part, "image", shape, str(path)) for part in parts)
+    """Return train and test of a file of images that has them in a column `split`."""
+    read = _parquet(path)
+    whole, names = to_table(read, "image", shape, str(path)), np.asarray(read["split"].to_pylist())
+    train, test = (
+        Table(whole.labels[names == name], whole.images[names == name])
+        for name in ("train", "test")
+    )
     return train, test
+
+
+def _parquet(path: Path) -> pa.Table:
+    """Return a file's content, without pandas, which `read_table` would import."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def from_folder(
@@ -88,7 +96,7 @@ def _concatenated(files: Sequence[Path]) -> pa.Table:
     tables = []
     for path in files:
         try:
-            tables.append(pq.read_table(path))
+            tables.append(_parquet(path))
         except pa.ArrowInvalid as error:
             raise BadConfigError(f"{path}: is no parquet file: {error}") from error
         except OSError as error:
@@ -125,7 +133,8 @@ def from_hub(
 
 def to_table(table: pa.Table, column: str, shape: Shape | None, where: str) -> Table:
     """Return the examples and labels of an arrow table; raises `BadConfigError` for other columns."""
-    labels = table[_column(table, LABELS, where)].to_numpy().astype(np.int64)
+    # Through lists: arrow's own way to numpy imports pandas.
+    labels = np.asarray(table[_column(table, LABELS, where)].to_pylist(), np.int64)
     values = table[_column(table, COLUMNS[column], where)]
     if column == "text":
         return Table(labels, NO_IMAGES, [text or "" for text in values.to_pylist()])

@@ -1,0 +1,364 @@
+"""Training itself: it learns, it is repeatable, and it goes on where it was."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tests.support.trials import trial_json
+
+from foretune.contract import ExitCode
+from foretune_trainer import checkpoint
+from foretune_trainer.errors import DivergedError, PreemptedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from foretune_trainer.config import TrialConfig
+    from foretune_trainer.loop import Training
+
+    MakeConfig = Callable[..., TrialConfig]
+    MakeTraining = Callable[..., Training]
+
+IMAGE, TEXT = "synthetic:image:3:240", "synthetic:text:3:450"
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.model.state_dict().items()}
+
+
+def assert_equal(left: Training, right: Training) -> None:
+    first, second = weights(left), weights(right)
+    assert first.keys() == second.keys()
+    unequal = [name for name in first if not torch.equal(first[name], second[name])]
+    assert unequal == []
+
+
+class AtStep:
+    """Asks to leave before the n-th step from now."""
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["cnn", "transformer", "bert"])
+@pytest.mark.parametrize("dataset", [IMAGE, TEXT])
+def test_every_cell_learns(
+    make_config: MakeConfig, make_training: MakeTraining, model: str, dataset: str
+) -> None:
+    """Each model takes images and texts, and is far above chance (1/3) on data it has not seen."""
+    extras = {"max_length": 16} | ({"width": 32} if model == "bert" else {})
+    training = make_training(
+        make_config(
+            workload={"model": model, "dataset": dataset, "extras": extras},
+            params={"lr": 0.003, "epochs": 8, "batch_size": 16, "layers": 1, "dropout": 0.1},
+        )
+    )
+    assert training.run()
+    assert training.test() > 0.6
+    assert 1 / 3 < training._result["accuracy"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_digits(make_config: MakeConfig, make_training: MakeTraining, optimizer: str) -> None:
+    """A small CNN reads nine digits of ten after a few epochs, whatever the optimiser."""
+    training = make_training(
+        make_config(
+            workload={"model": "cnn", "dataset": "digits"},
+            params={"lr": 0.01, "epochs": 4, "layers": 3, "optimizer": optimizer},
+        )
+    )
+    assert training.run()
+    assert training.test() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "dataset", "chance"),
+    [("cnn", "mnist", 0.1), ("transformer", "sst2", 0.5)],
+)
+def test_real_data(
+    make_config: MakeConfig,
+    make_training: MakeTraining,
+    real_data: Any,
+    model: str,
+    dataset: str,
+    chance: float,
+) -> None:
+    """A few thousand real examples from a mounted folder are learnt clearly above chance."""
+    training = make_training(
+        make_config(
+            workload={
+                "model": model,
+                "dataset": dataset,
+                "path": str(real_data(dataset)),
+                "extras": {"max_samples": 3000, "max_length": 24, "width": 32},
+            },
+            params={"lr": 0.003, "epochs": 2, "batch_size": 64, "layers": 1},
+        )
+    )
+    assert training.run()
+    assert training.test() > chance + (1 - chance) / 5
+
+
+def test_same_seed_same_weights(make_config: MakeConfig, make_training: MakeTraining) -> None:
+    """Two runs of one configuration end with the same weights; another seed does not."""
+    ended = []
+    for seed in (3, 3, 4):  # one after the other: they share PyTorch's generator
+        ended.append(make_training(make_config(seed=seed)))
+        assert ended[-1].run()
+    one, two, other = ended
+    assert_equal(one, two)
+    assert not torch.equal(one.model.head.weight, other.model.head.weight)
+
+
+class TestResume:
+    """A run in pieces is the run."""
+
+    @pytest.mark.parametrize(
+        ("model", "step"),
+        [
+            *(("cnn", step) for step in (0, 1, 5, 6, 7, 17)),
+            *(pytest.param("transformer", step, marks=pytest.mark.slow) for step in (0, 7)),
+        ],
+    )
+    def test_equals_the_uninterrupted_run(
+        self,
+        make_config: MakeConfig,
+        make_training: MakeTraining,
+        tmp_path: Path,
+        model: str,
+        step: int,
+    ) -> None:
+        """Interrupted before any step, with dropout and a schedule, the weights end bit for bit the same."""
+        params = {
+            "epochs": 3,
+            "batch_size": 64,
+            "dropout": 0.3,
+            "optimizer": "adam",
+            "schedule": "cosine",
+            "gradient_clip": 1.0,
+        }
+        changes = {
+            "params": params,
+            "workload": {
+                "model": model,
+                "dataset": "digits",
+                "extras": {"max_samples": 400, "width": 16},
+            },
+        }
+        whole = make_training(make_config(**changes))
+        assert whole._steps == 6
+        assert whole.run()
+        pieces = make_config(**changes, checkpoint={"dir": str(tmp_path)})
+        first = make_training(pieces, AtStep(step))
+        with pytest.raises(PreemptedError, match="a checkpoint was written") as caught:
+            first.run()
+        assert caught.value.code is ExitCode.PREEMPTED
+        second = make_training(pieces)
+        torch.randn(17)  # whatever used the generator since
+        assert second.resume()
+        assert (second.progress.epoch, second.progress.step) == divmod(step, 6)
+        assert second.run()
+        assert_equal(whole, second)
+        assert second._result == whole._result
+
+    def test_more_epochs(
+        self, make_config: MakeConfig, make_training: MakeTraining, tmp_path: Path
+    ) -> None:
+        """A trial that was trained for two epochs is trained on to four as if it had never ended."""
+
+        def chosen(epochs: int, **more: Any) -> TrialConfig:
+            return make_config(params={"epochs": epochs, "batch_size": 64}, **more)
+
+        whole = make_training(chosen(4))
+        assert whole.run()
+        short = make_training(chosen(2, checkpoint={"dir": str(tmp_path), "everySeconds": 0}))
+        assert short.run()
+        assert short.save()
+        longer = make_training(chosen(4, checkpoint={"dir": str(tmp_path)}))
+        assert longer.resume()
+        assert longer.run()
+        assert_equal(whole, longer)
+
+    def test_periodic(
+        self,
+        make_config: MakeConfig,
+        make_training: MakeTraining,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A run that is killed goes on from the end of an epoch, when checkpoints are due that often."""
+        monkeypatch.setattr(checkpoint, "SAVE_SHARE", 0.0)
+        chosen = make_config(checkpoint={"dir": str(tmp_path), "everySeconds": 0})
+        assert make_training(chosen).run()
+        again = make_training(chosen)
+        assert again.resume()
+        assert again.progress.epoch == chosen["epochs"]
+
+    @pytest.mark.parametrize("kind", ["half", "empty", "pickle"])
+    def test_damaged(
+        self,
+        make_config: MakeConfig,
+        make_training: MakeTraining,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        kind: str,
+    ) -> None:
+        """A damaged checkpoint is not used, and the log says so."""
+        chosen = make_config(checkpoint={"dir": str(tmp_path)})
+        first = make_training(chosen)
+        assert first.save()
+        path = tmp_path / checkpoint.NAME
+        raw = path.read_bytes()
+        damaged = {
+            "half": raw[: len(raw) // 2],
+            "empty": b"",
+            "pickle": b"\x80\x04cposix\nsystem\n",
+        }
+        path.write_bytes(damaged[kind])
+        assert not make_training(chosen).resume()
+        assert "can't be read" in capsys.readouterr().err
+
+    def test_no_code_is_run(
+        self, make_config: MakeConfig, make_training: MakeTraining, tmp_path: Path
+    ) -> None:
+        """A checkpoint that would run code when unpickled is refused before it does."""
+
+        class Evil:
+            def __reduce__(self) -> Any:
+                return (__import__("pathlib").Path.touch, (tmp_path / "pwned",))
+
+        torch.save({"format": 1, "digest": "x", "state": Evil()}, tmp_path / checkpoint.NAME)
+        assert not make_training(make_config(checkpoint={"dir": str(tmp_path)})).resume()
+        assert not (tmp_path / "pwned").exists()
+
+    def test_another_configuration(
+        self,
+        make_config: MakeConfig,
+        make_training: MakeTraining,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A checkpoint of other parameters is never gone on from."""
+        folder = {"dir": str(tmp_path)}
+        assert make_training(make_config(params={"lr": 0.1}, checkpoint=folder)).save()
+        assert not make_training(make_config(params={"lr": 0.2}, checkpoint=folder)).resume()
+        assert "of another configuration" in capsys.readouterr().err
+
+    def test_a_failed_save_keeps_the_one_before(
+        self,
+        make_config: MakeConfig,
+        make_training: MakeTraining,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """When the disk is full the checkpoint before stays whole, and nothing else is left behind."""
+        chosen = make_config(checkpoint={"dir": str(tmp_path)})
+        training = make_training(chosen)
+        assert training.save()
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            training.save()
+        assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+        assert make_training(chosen).resume()
+
+
+@pytest.mark.slow
+class TestDivergence:
+    """Losses that are not finite."""
+
+    def test_twice_in_a_row(self, make_config: MakeConfig, make_training: MakeTraining) -> None:
+        """A learning rate of 100 with SGD ends after the second epoch without a finite loss."""
+        training = make_training(
+            make_config(
+                workload={"model": "transformer", "dataset": "digits"},
+                params={"lr": 100.0, "optimizer": "sgd", "epochs": 9, "batch_size": 64},
+            )
+        )
+        with pytest.raises(DivergedError) as caught:
+            training.run()
+        assert caught.value.code is ExitCode.DIVERGED
+        assert training.progress.epoch == 2
+        assert not math.isfinite(training._result["train_loss"])
+
+    def test_once_is_not_enough(self, make_config: MakeConfig, make_training: MakeTraining) -> None:
+        """One epoch whose loss is not finite ends nothing, if the next one's is."""
+        training = make_training(make_config())
+        real, calls = training.evaluate, []
+
+        def first_is_infinite(split: Any) -> tuple[float, float]:
+            accuracy, loss = real(split)
+            calls.append(loss)
+            return accuracy, math.inf if len(calls) != 2 else loss
+
+        training.evaluate = first_is_infinite  # type: ignore[method-assign]
+        assert training.run()
+        assert training.progress.broken == 1
+
+
+def test_extras_change_the_training(make_config: MakeConfig, make_training: MakeTraining) -> None:
+    """Every extra that shapes the training leads to other weights than its default."""
+    plain = make_training(make_config(params={"epochs": 1, "optimizer": "sgd"}))
+    assert plain.run()
+    for name, value in (
+        ("weight_decay", 0.5),
+        ("momentum", 0.1),
+        ("label_smoothing", 0.3),
+        ("gradient_clip", 0.01),
+        ("schedule", "cosine"),
+        ("precision", "bf16"),
+        ("valid_fraction", 0.4),
+    ):
+        other = make_training(make_config(params={"epochs": 1, "optimizer": "sgd", name: value}))
+        assert other.run()
+        assert not torch.equal(plain.model.head.weight, other.model.head.weight), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: none here")
+class TestGpu:
+    """What only a GPU shows."""
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_learns(self, make_config: MakeConfig, precision: str) -> None:
+        """Digits are learnt on the GPU in both precisions, and its memory is reported."""
+        from foretune_report import Reporter
+        from foretune_trainer import data, loop
+        from foretune_trainer.resources import Meter
+
+        chosen = make_config(
+            workload={"model": "cnn", "dataset": "digits"},
+            params={"lr": 0.01, "epochs": 4, "precision": precision},
+        )
+        device, meter = loop.pick_device(), Meter(time.monotonic())
+        training = loop.Training(
+            chosen,
+            data.load(chosen),
+            device=device,
+            reporter=Reporter({}),
+            meter=meter,
+            leave=lambda: False,
+        )
+        assert training.run()
+        assert training.test() > 0.9
+        assert meter.read(device)["gpu_mem_peak_bytes"] > 0
+
+
+def test_trial_json_is_valid_for_the_tests() -> None:
+    """The tests' own trial.json stays what the contract says."""
+    assert set(trial_json()) >= {"version", "trial", "params", "objective", "workload", "seed"}
