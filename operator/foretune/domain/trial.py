@@ -120,6 +120,8 @@ class ObservedAttempt:
     waiting_message: str = ""
     ttl_set: bool = False
     deleting: bool = False
+    replaced_s: float = 0.0
+    """Seconds that earlier pods of this attempt, which the Job controller replaced, held their GPUs."""
     ignored_pods: int = 0
     """Pods of this attempt that the Job controller replaced without counting a failure."""
 

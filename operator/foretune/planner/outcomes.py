@@ -63,12 +63,11 @@ class _End:
 
 
 def held_gpu_s(attempt: ObservedAttempt, until: float) -> float:
-    """Return GPUs x seconds from binding (else from start) to the end, or to `until`."""
+    """Return GPUs x seconds from binding (else from start) to the end, or to `until`, of all pods."""
     begin = attempt.bound_at if attempt.bound_at is not None else attempt.started_at
-    if begin is None:
-        return 0.0
     end = attempt.ended_at if attempt.ended_at is not None else until
-    return attempt.gpus * max(0.0, end - begin)
+    newest = max(0.0, end - begin) if begin is not None else 0.0
+    return attempt.gpus * (attempt.replaced_s + newest)
 
 
 def record_of(attempt: ObservedAttempt, now: float, end: _End | None = None) -> AttemptRecord:

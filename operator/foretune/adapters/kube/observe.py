@@ -232,6 +232,7 @@ def observe(job: SlimJob, pods: Sequence[SlimPod], *, listed: bool = False) -> O
         waiting_message=last.message if last and last.waiting else "",
         ttl_set=job.ttl_set,
         deleting=job.deleting,
+        replaced_s=sum(_held_s(pod) for pod in pods if last is None or pod.uid != last.uid),
         ignored_pods=sum(_ignored(pod) for pod in pods),
     )
 
@@ -281,6 +282,12 @@ def _ignored(pod: SlimPod) -> bool:
     """Whether a pod left with 75 or 143 and nothing outside it was the cause."""
     untouched = pod.disruption is None and pod.deleted_at is None
     return pod.ended and untouched and pod.exit_code in _REPLACED
+
+
+def _held_s(pod: SlimPod) -> float:
+    """Return how long a pod that was replaced held its node's GPUs."""
+    end = pod.ended_at if pod.ended_at is not None else pod.deleted_at
+    return max(0.0, end - pod.bound_at) if end is not None and pod.bound_at is not None else 0.0
 
 
 def unix(text: str | None) -> float | None:
