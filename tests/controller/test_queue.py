@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.support.until import until
 
-from foretune.controller.queue import BACKOFF_S, Done, KeyedQueue, Resync, Workers
+from foretune.controller.queue import AWAY_S, BACKOFF_S, ERROR_S, Done, KeyedQueue, Resync, Workers
 from foretune.domain.job import JobKey
 from foretune.errors import ConflictError, HistoryUnavailableError
 
@@ -91,11 +92,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.promise(key, self.clock.now + after)
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def fail(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), most=st.sampled_from([ERROR_S, AWAY_S]))
+    def fail(self, data: st.DataObject, most: float) -> None:
         key = data.draw(st.sampled_from(sorted(self.running)))
-        pause = self.queue.failed(key)
-        assert pause == min(BACKOFF_S[1], BACKOFF_S[0] * 2 ** self.failures[key])
+        pause = self.queue.failed(key, most_s=most)
+        assert pause == min(most, BACKOFF_S * 2 ** self.failures[key])
         self.failures[key] += 1
         self.running.discard(key)
         self.promise(key, self.clock.now + pause)
@@ -248,3 +249,28 @@ def test_a_resync_comes_again_and_again_until_it_is_stopped():
     resync.start()
     until(lambda: len(rounds) >= 3, "three rounds")
     resync.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(HistoryUnavailableError("no answer"), AWAY_S), (ValueError("bug"), ERROR_S)],
+)
+def test_what_does_not_answer_is_asked_sooner_than_what_is_wrong(error, most, caplog):
+    """After a long outage a job is looked at within half a minute; a bug is tried every five minutes."""
+    clock, seen = Clock(), []
+
+    def work(key: JobKey) -> Done:
+        seen.append(clock.now)
+        raise error
+
+    queue = KeyedQueue(monotonic=clock)
+    made = Workers(queue, work, meter=Meter(), count=0, monotonic=clock)
+    queue.add(A)
+    for _ in range(12):
+        key = queue.take(wait=False)
+        if key is None:
+            clock.now += most
+            key = queue.take(wait=False)
+        made._one(key)
+    pauses = [later - earlier for earlier, later in pairwise(seen)]
+    assert max(pauses) == most

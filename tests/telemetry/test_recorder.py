@@ -280,3 +280,20 @@ def test_counting_never_fails_what_is_counted(caplog):
 def test_every_end_has_a_bounded_outcome(state, reason):
     """No end of a trial makes a label value outside the documented set."""
     assert outcome_label(Outcome(index=0, attempt=0, state=state, reason=reason)) in OUTCOMES
+
+
+def test_a_job_that_ended_before_the_start_is_shown_by_its_status():
+    """Phase, counts, best value and GPU time are there without asking the history; what is known stays."""
+    metrics, world, job = OperatorMetrics(), World(), make_job()
+    run(world, job, metrics)
+    status = {**world.statuses[-1], "spent": {"gpuHours": 0.5}}
+    again = OperatorMetrics()
+    again.job_settled(job, status)
+    assert samples(again, "foretune_jobs")["default", "Complete"] == 1
+    shown = ("foretune_job_trials", "foretune_job_best_objective", "foretune_job_trials_max")
+    for name in shown:
+        assert samples(again, name) == samples(metrics, name), name
+    assert samples(again, "foretune_job_gpu_seconds") == {("default", "demo"): 1800.0}
+    before = samples(metrics, "foretune_job_gpu_seconds")
+    metrics.job_settled(job, status)
+    assert samples(metrics, "foretune_job_gpu_seconds") == before

@@ -28,8 +28,14 @@ log = logging.getLogger(__name__)
 WORKERS: Final = 8
 """Threads. A turn of the loop waits for the network, and for a proposal up to its time limit."""
 
-BACKOFF_S: Final = (1.0, 300.0)
-"""Seconds until a key that failed is tried again: the first time, and at most."""
+BACKOFF_S: Final = 1.0
+"""Seconds until a key that failed is tried again; doubled each time that it fails once more."""
+
+ERROR_S: Final = 300.0
+"""Longest back-off, in seconds, after an error that trying again may not mend."""
+
+AWAY_S: Final = 30.0
+"""Longest back-off, in seconds, while something does not answer: once it does, GPUs wait for us."""
 
 RESYNC_S: Final = 300.0
 """Mean seconds between two looks at every job, whether or not something was heard."""
@@ -100,15 +106,14 @@ class KeyedQueue:
             self._keys[key].failures = 0
             self._release(key, after_s)
 
-    def failed(self, key: JobKey) -> float:
+    def failed(self, key: JobKey, *, most_s: float = ERROR_S) -> float:
         """Let go of a key that was taken and failed; return the seconds until it is tried again.
 
-        What is heard of it meanwhile brings it back at once: it may be what it failed for.
+        They double with each failure in a row, up to `most_s`. What is heard of it meanwhile brings it back at once: it may be what it failed for.
         """
         with self._wake:
             entry = self._keys[key]
-            first, most = BACKOFF_S
-            pause = min(most, first * 2.0 ** min(entry.failures, 30))
+            pause = min(most_s, BACKOFF_S * 2.0 ** min(entry.failures, 30))
             entry.failures += 1
             self._release(key, pause)
             return pause
@@ -231,7 +236,7 @@ class Workers:
         try:
             ended = self._work(key)
         except UnavailableError as error:
-            result, pause = "temporary_error", self._queue.failed(key)
+            result, pause = "temporary_error", self._queue.failed(key, most_s=AWAY_S)
             log.warning("job %s: %s; again in %g s", key, error, pause)
         except ForetuneError as error:
             pause = self._queue.failed(key)
