@@ -8,7 +8,7 @@ ForetuneError
 │   └── InvalidReportError              a report that breaks the contract
 ├── NotFoundError                       permanent: no such job, trial or file
 ├── ConflictError                       permanent: it exists, and it is another one
-├── SpaceExhaustedError                 permanent: no untried configuration is left
+├── SpaceExhaustedError (ValueError)    permanent: no untried configuration is left
 ├── ForbiddenError                      permanent: the caller may not do this
 └── UnavailableError                    temporary: try again with back-off
     ├── ClusterUnavailableError         the Kubernetes API
@@ -75,7 +75,7 @@ class ConflictError(ForetuneError):
     """Something of this name exists already and is not the same."""
 
 
-class SpaceExhaustedError(ForetuneError):
+class SpaceExhaustedError(ForetuneError, ValueError):
     """Every configuration of a finite space has been proposed."""
 
 

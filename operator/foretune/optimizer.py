@@ -8,7 +8,7 @@
     print(opt.best)
 
 Importing this module is light: torch is loaded when the first model is fitted. Every error is a
-`ValueError` of `foretune.errors`, but for `SpaceExhaustedError` when nothing is left to try.
+`ValueError` of `foretune.errors`; `SpaceExhaustedError` says that nothing is left to try.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -112,6 +112,11 @@ class TaskHistory:
     def __post_init__(self) -> None:
         """Check everything."""
         _text("name", self.name)
+        if not isinstance(self.observations, Iterable):
+            raise InvalidObservationError(
+                f"{self.name}: observations: must be a sequence of Observation, "
+                f"not {type(self.observations).__name__}"
+            )
         observations = tuple(self.observations)
         for i, observation in enumerate(observations):
             if not isinstance(observation, Observation):
@@ -325,7 +330,12 @@ def _id(index: int) -> str:
 def _plain(value: Any) -> Any:
     """Return a numpy or torch scalar as the Python value it holds; anything else as it is."""
     item = getattr(value, "item", None)
-    return item() if callable(item) else value
+    if not callable(item):
+        return value
+    try:
+        return item()
+    except (ValueError, RuntimeError):  # an array of several: what is wrong is said by the caller
+        return value
 
 
 def _finite(name: str, value: Any, hint: str = "") -> float:
@@ -358,6 +368,8 @@ def _params(value: Any) -> Params:
 
 
 def _curve(curve: Any) -> tuple[tuple[float, float], ...]:
+    if not isinstance(curve, Iterable):
+        raise InvalidObservationError(f"curve: must be pairs (epoch, value), not {curve!r}")
     points: list[tuple[float, float]] = []
     for i, point in enumerate(curve):
         try:
