@@ -1,4 +1,8 @@
-"""The thread that delivers reports: in order, in batches, again and again until they are acknowledged."""
+"""Delivers reports: in order, in batches, again and again until they are acknowledged.
+
+Two threads: one sends, the other writes the spool's file while a request hangs, so that a kill loses
+nothing that was reported before it.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +40,20 @@ WRONG: Final = frozenset({400, TOO_LARGE, 422})
 
 
 class Sender:
-    """Owns the spool's lock. `put` is for the training thread, everything else for the sender's own."""
+    """Owns the spool's lock. `put` is for the training thread; it never waits for network or disk."""
 
     def __init__(self, transport: Transport, spool: Spool) -> None:
         """Take where reports go and where they wait."""
         self._transport = transport
         self._spool = spool
         self._wake = threading.Condition()
+        self._file = threading.Lock()
         self._until: float | None = None
         self._limit = BATCH
         self._pause = BACKOFF_S[0]
         self._told: set[str] = set()
         self._retired: list[Path] = []
+        self._silent = False
         self._thread: threading.Thread | None = None
         self.action = contract.Action.CONTINUE
         self.reason: str | None = None
@@ -64,10 +70,11 @@ class Sender:
         """Hand over a report; starts the thread with the first one."""
         with self._wake:
             self._spool.put(seq, line)
-            self._wake.notify()
+            self._wake.notify_all()
         if self._thread is None:
-            name = "foretune-report"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            keeper = threading.Thread(target=self._keep, name="foretune-spool", daemon=True)
+            keeper.start()
+            self._thread = threading.Thread(target=self._run, name="foretune-report", daemon=True)
             self._thread.start()
 
     def retire(self, files: list[Path]) -> None:
@@ -81,10 +88,23 @@ class Sender:
             return
         with self._wake:
             self._until = time.monotonic() + limit_s
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(limit_s)
+        self._save()
+        with self._wake:
+            self._silent = True
+            self._wake.notify_all()
 
-    # ------------------------------------------------------ the sender's thread
+    # ------------------------------------------------------------- the two threads
+    def _keep(self) -> None:
+        try:
+            while not self._silent:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._spool.fresh or self._silent)
+                self._save()
+        except Exception as error:  # noqa: BLE001 - the training goes on whatever is wrong here
+            self._tell("spool", f"reports are kept in memory only: {error!r}")
+
     def _run(self) -> None:
         try:
             while self._wait_for_work():
@@ -118,15 +138,16 @@ class Sender:
                 self._wake.wait(left)
 
     def _save(self) -> None:
-        with self._wake:
-            content, whole = self._spool.unsaved()
-            retired, self._retired = self._retired, []
-        try:
-            self._spool.save(content, whole=whole)
-            for path in retired:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            self._tell("spool", f"reports are kept in memory only: {error}")
+        with self._file:
+            with self._wake:
+                content, whole = self._spool.unsaved()
+                retired, self._retired = self._retired, []
+            try:
+                self._spool.save(content, whole=whole)
+                for path in retired:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                self._tell("spool", f"reports are kept in memory only: {error}")
 
     def _deliver(self) -> float:
         """Send the oldest reports, and return the seconds to leave until the next request."""
@@ -191,7 +212,10 @@ class Sender:
             self.action = action
 
     def _tell(self, kind: str, text: str) -> None:
-        """Print a line on stderr, the first time something of its kind happens."""
-        if kind not in self._told:
+        """Print a line on stderr, the first time something of its kind happens; nothing at the very end.
+
+        A log's last line is what people are shown of a trial that failed: it belongs to the program.
+        """
+        if kind not in self._told and not self._silent:
             self._told.add(kind)
             print(f"foretune_report: {text}", file=sys.stderr, flush=True)

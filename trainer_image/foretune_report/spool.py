@@ -52,6 +52,11 @@ class Spool:
     def __len__(self) -> int:
         return len(self._pending)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether there are reports that `unsaved` has not returned yet."""
+        return bool(self._pending) and next(reversed(self._pending)) > self._saved_to
+
     def take_seq(self) -> int:
         """Return the number of the next report."""
         seq = self.next_seq
