@@ -209,6 +209,13 @@ report(epoch=2, accuracy=0.6)
     assert [(r["seq"], r["epoch"]) for r in contract.parse_report_lines(out)] == [(0, 1), (1, 2)]
 
 
+def test_the_documented_line_is_a_report() -> None:
+    """The marked line that the guide shows is taken as a report when it is found in a log."""
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "your-own-code.md"
+    (found,) = wire.recovered(parse_log(guide.read_text()))
+    assert (found["epoch"], found["metrics"]) == (3, {"val_loss": 0.31})
+
+
 def test_imports_the_standard_library_only() -> None:
     """The SDK loads nothing but the standard library and the contract."""
     program = """

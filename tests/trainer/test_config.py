@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.trials import trial_json
@@ -15,9 +16,6 @@ from foretune.planner.launch import trial_config
 from foretune.ports import LaunchRequest
 from foretune_trainer import config
 from foretune_trainer.errors import TrainerError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_defaults() -> None:
@@ -133,6 +131,16 @@ def test_unreadable_file(tmp_path: Path, text: str | None, said: str) -> None:
     with pytest.raises(TrainerError, match=said) as caught:
         config.load(path, {})
     assert caught.value.code is ExitCode.BAD_CONFIG
+
+
+def test_the_guide_has_every_parameter() -> None:
+    """The guide's tables name each hyperparameter, alias and extra of the trainer."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "trainer.md").read_text()
+    for name, others in contract.BUILTIN_PARAMETERS.items():
+        for one in (name, *others):
+            assert f"| `{one}` |" in guide
+    for name in (*config.EXTRAS, *contract.BUILTIN_MODELS):
+        assert f"| `{name}` |" in guide
 
 
 def test_digest() -> None:
