@@ -102,6 +102,8 @@ class Reason(enum.StrEnum):
     """Degraded: the tracker can't be reached; no new trials are started."""
     IMAGE_PULL = "ImagePull"
     """Degraded: a trial's image can't be pulled."""
+    POD_REFUSED = "PodRefused"
+    """Degraded: the cluster refuses to create a trial's pod; after ten minutes the job fails."""
     METRICS_LATE = "MetricsLate"
     """Degraded: running trials report less often than expected."""
     AS_EXPECTED = "AsExpected"

@@ -342,7 +342,7 @@ JOB_RIGHTS: Final = {
     *(("batch", "jobs", v) for v in ("create", "get", "list", "watch", "patch", "delete")),
     *(("", "pods", verb) for verb in ("get", "list", "watch")),
     ("", "pods/log", "get"),
-    *(("", "events", verb) for verb in ("create", "patch")),
+    *(("", "events", verb) for verb in ("create", "list", "patch")),
 }
 
 LEASE: Final = {

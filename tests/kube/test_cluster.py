@@ -27,7 +27,7 @@ from foretune.adapters.kube.status import KubeStatusSink
 from foretune.adapters.kube.template import build_job
 from foretune.adapters.kube.tokens import KubeTokenReviews
 from foretune.api.v1alpha1 import parse
-from foretune.domain.job import JobKey
+from foretune.domain.job import JobKey, Template
 from foretune.domain.trial import AttemptPhase, ObservedAttempt
 from foretune.errors import (
     ClusterUnavailableError,
@@ -222,6 +222,20 @@ def test_a_quota_is_told_apart_from_a_refusal(world):
     world.cluster.kubectl("delete", "resourcequota", "none", "-n", SPACE)
     wait_for("the launch to pass", lambda: _passes(lambda: world.launched(job)))
     assert world.ended(job).phase is AttemptPhase.SUCCEEDED
+
+
+def test_a_pod_that_pod_security_refuses_is_told(world):
+    """Pod Security lets the Job pass and refuses its pods: the attempt says so instead of waiting mutely."""
+    body = world.job("root", "true")
+    root = {"name": "trainer", "image": "example.org/any:1", "command": ["true"]}
+    job = {"spec": {"template": {"spec": {"containers": [root]}}}}
+    template = Template(job=job, primary_container="trainer")
+    job = replace(body, spec=replace(body.spec, trial=replace(body.spec.trial, workload=template)))
+    name = world.launched(job)
+    attempt = world.until(job, lambda a: a.container_reason == "FailedCreate", "has no pod")
+    assert attempt.phase is AttemptPhase.PENDING
+    assert 'violates PodSecurity "restricted' in attempt.waiting_message
+    world.runner.delete(job, name)
 
 
 def _passes(act: Callable[[], object]) -> bool:

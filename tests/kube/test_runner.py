@@ -119,6 +119,60 @@ def test_only_the_jobs_own_pods_are_taken(server):
     assert request.query["labelSelector"] == "foretune.io/job-uid=uid-demo,foretune.io/trial=1"
 
 
+EVENT = {"message": "old", "lastTimestamp": "2026-11-25T12:00:00Z"}
+
+
+def podless(clock: Hand, server: Server, answer: Answer) -> KubeRunner:
+    """Return a runner that has waited for the first pod of a Job, and whose next question is answered."""
+    cache = Cache()
+    cache.put(JOBS, bodies("error", "jobs")[0])
+    runner = runner_of(server, cache, clock)
+    (attempt,) = runner.observe(make_job())
+    assert (attempt.container_reason, server.requests) == (None, [])
+    clock.now += ASK_AGAIN_S
+    server.default = lambda _: answer
+    return runner
+
+
+def test_why_there_is_no_pod_is_read_from_the_newest_event(server):
+    """A pod that the cluster refuses shows in an event only: its message comes with the attempt."""
+    clock = Hand()
+    new = {"message": "violates PodSecurity", "lastTimestamp": "2026-11-25T12:00:09Z"}
+    runner = podless(clock, server, Answer(body={"metadata": {}, "items": [EVENT, new, EVENT]}))
+    for _ in range(3):
+        (attempt,) = runner.observe(make_job())
+        assert attempt.phase is AttemptPhase.PENDING
+        told = (attempt.container_reason, attempt.waiting_message)
+        assert told == ("FailedCreate", "violates PodSecurity")
+    (request,) = server.requests
+    uid = bodies("error", "jobs")[0]["metadata"]["uid"]
+    assert request.path == "/api/v1/namespaces/default/events"
+    assert request.query["fieldSelector"] == f"involvedObject.uid={uid},reason=FailedCreate"
+    clock.now += ASK_AGAIN_S
+    server.default = lambda _: Answer(body={"metadata": {}, "items": []})
+    (attempt,) = runner.observe(make_job())
+    assert attempt.container_reason is None
+
+
+def test_without_the_right_to_read_events_a_pending_attempt_is_just_pending(server):
+    """A missing right is logged and costs the explanation only."""
+    runner = podless(Hand(), server, refusal(403, "may not"))
+    (attempt,) = runner.observe(make_job())
+    assert (attempt.phase, attempt.container_reason) == (AttemptPhase.PENDING, None)
+
+
+def test_an_attempt_with_a_pod_asks_for_no_events(server):
+    """Once the pod is there, nothing is asked, however long it is pending."""
+    clock, cache = Hand(), Cache()
+    cache.put(JOBS, bodies("error", "jobs")[0])
+    cache.put(PODS, bodies("error", "pods")[0])
+    runner = runner_of(server, cache, clock)
+    for _ in range(5):
+        runner.observe(make_job())
+        clock.now += 60
+    assert server.requests == []
+
+
 def test_a_job_that_vanishes_while_it_is_adopted_is_tried_again(server):
     """Taken at the creation, gone at the look: the next turn creates it."""
     server.answers = [refusal(409, "already exists"), refusal(404, "not found")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -334,6 +335,62 @@ def test_an_image_that_can_not_be_pulled_degrades_then_fails():
     assert reconciler.reconcile(job).done
     assert world.statuses[-1]["phase"] == "Failed"
     assert name not in world.runs
+
+
+def refuse_pod(world: World, message: str) -> str:
+    """Let the cluster refuse the pod of the live attempt, and return its name."""
+    (name,) = world.live()
+    world.runs[name] = replace(
+        world.runs[name], container_reason="FailedCreate", waiting_message=message
+    )
+    return name
+
+
+def condition(world: World, kind: str) -> dict[str, Any]:
+    """Return a condition of the status written last."""
+    return next(c for c in world.statuses[-1]["conditions"] if c["type"] == kind)
+
+
+def test_a_pod_that_the_cluster_refuses_degrades_then_fails():
+    """Pod Security against a trial's pod: told at once, and the job fails after ten minutes, not never."""
+    world, job = World(), make_job(parallelism=1)
+    reconciler = loop(world)
+    assert (
+        reconciler.reconcile(job).requeue_after_s == 15
+    )  # nothing is heard of a pod that is not there
+    name = refuse_pod(world, "violates PodSecurity")
+    assert not reconciler.reconcile(job).done
+    told = condition(world, "Degraded")
+    assert (told["status"], told["reason"]) == ("True", "PodRefused")
+    assert told["message"] == "trial 0 gets no pod: violates PodSecurity"
+    world.now_s += 601
+    assert reconciler.reconcile(job).done
+    failed = condition(world, "Failed")
+    assert failed["reason"] == "ConfigBug"
+    assert "violates PodSecurity" in failed["message"]
+    assert name not in world.runs
+
+
+def test_a_pod_that_a_quota_refuses_is_waited_for():
+    """A quota against a trial's pod: WaitingForQuota however long it takes, and no further trials meanwhile."""
+    world, job = World(), make_job(parallelism=2)
+    reconciler = loop(world)
+    reconciler.reconcile(make_job(parallelism=1))
+    name = refuse_pod(world, 'pods "x" is forbidden: exceeded quota: gpus')
+    for _ in range(3):
+        reconciler.reconcile(job)
+        told = condition(world, "Progressing")
+        assert (told["reason"], told["message"]) == (
+            "WaitingForQuota",
+            'pods "x" is forbidden: exceeded quota: gpus',
+        )
+        assert world.live() == [name]
+        world.now_s += 3600
+    world.start(name)
+    world.runs[name] = replace(world.runs[name], container_reason=None, waiting_message="")
+    reconciler.reconcile(job)
+    assert condition(world, "Progressing")["reason"] == "TrialsRunning"
+    assert len(world.live()) == 2
 
 
 def test_gpu_hours_end_the_job():

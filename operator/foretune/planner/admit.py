@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foretune.domain.trial import TrialState
+from foretune.planner.prune import quota_of
 from foretune.planner.snapshot import Launch, Propose
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def admit(snapshot: Snapshot) -> Sequence[Launch | Propose]:
     proposal before, are then known.
     """
     spec = snapshot.job.spec
-    if spec.suspend or snapshot.rejected or snapshot.quota or snapshot.collision:
+    if spec.suspend or snapshot.rejected or quota_of(snapshot) or snapshot.collision:
         return ()
     free = spec.parallelism - sum(live(trial, snapshot) for trial in snapshot.trials)
     waiting = [

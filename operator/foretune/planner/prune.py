@@ -11,7 +11,7 @@ from foretune.planner.snapshot import Commit, Delete, SetTtl, Stop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from foretune.domain.trial import ObservedAttempt
+    from foretune.domain.trial import ObservedAttempt, Outcome
     from foretune.planner.finish import Verdict
     from foretune.planner.snapshot import Action, Snapshot
 
@@ -40,9 +40,38 @@ PULL_REASONS: Final = frozenset(
 """Waiting reasons under which a pod stays Pending for ever."""
 
 
+POD_REFUSED: Final = "FailedCreate"
+"""Reason of an attempt whose pod the cluster refuses to create: Pod Security, a quota, a webhook."""
+
+QUOTA_MARK: Final = "exceeded quota"
+"""Words of the cluster's quota in such a refusal, which then may pass by itself."""
+
+PODLESS_LOOK_S: Final = 15.0
+"""Seconds until an attempt without a pod is looked at again: nothing is heard of a refused pod."""
+
+
 def unpullable(attempt: ObservedAttempt) -> bool:
     """Whether the attempt's container waits for an image or a setting that can't be had."""
     return attempt.phase is AttemptPhase.PENDING and attempt.container_reason in PULL_REASONS
+
+
+def refused(attempt: ObservedAttempt) -> bool:
+    """Whether the cluster refuses to create the attempt's pod, other than for want of quota."""
+    return _podless(attempt) and QUOTA_MARK not in attempt.waiting_message
+
+
+def quota_of(snapshot: Snapshot) -> str | None:
+    """Return what a quota said when it refused a trial's Job or its pod; None if none does."""
+    pods = (
+        attempt.waiting_message
+        for attempt in snapshot.attempts
+        if _podless(attempt) and QUOTA_MARK in attempt.waiting_message
+    )
+    return snapshot.quota or next(pods, None)
+
+
+def _podless(attempt: ObservedAttempt) -> bool:
+    return attempt.phase is AttemptPhase.PENDING and attempt.container_reason == POD_REFUSED
 
 
 def prune(snapshot: Snapshot, verdict: Verdict | None, now: float) -> Iterator[Action]:
@@ -59,13 +88,7 @@ def prune(snapshot: Snapshot, verdict: Verdict | None, now: float) -> Iterator[A
             continue
         if attempt.phase.ended:
             continue
-        if unpullable(attempt) and now - (attempt.bound_at or now) >= IMAGE_PATIENCE_S:
-            message = f"{attempt.container_reason}: {attempt.waiting_message}"
-            outcome = unstartable(attempt, EndReason.IMAGE_UNPULLABLE, message, now)
-            yield Commit(outcome=outcome, attempt=attempt)
-        elif attempt.ignored_pods > MAX_REPLACED_PODS:
-            message = f"{attempt.ignored_pods} pods left with 75 or 143 without a disruption"
-            outcome = unstartable(attempt, EndReason.ERROR, message, now)
+        if (outcome := _given_up(attempt, now)) is not None:
             yield Commit(outcome=outcome, attempt=attempt)
         elif trial.stop_requested is None and verdict is not None and verdict.stop_rule:
             yield Stop(index=trial.index, rule=verdict.stop_rule)
@@ -74,6 +97,19 @@ def prune(snapshot: Snapshot, verdict: Verdict | None, now: float) -> Iterator[A
             waiting = attempt.phase in {AttemptPhase.PENDING, AttemptPhase.QUEUED}
             if waiting or (asked is not None and now - asked >= STOP_GRACE_S):
                 yield Delete(name=attempt.name)
+
+
+def _given_up(attempt: ObservedAttempt, now: float) -> Outcome | None:
+    """Return the outcome of an attempt that will never run to an end, or None."""
+    if unpullable(attempt) and now - (attempt.bound_at or now) >= IMAGE_PATIENCE_S:
+        message = f"{attempt.container_reason}: {attempt.waiting_message}"
+        return unstartable(attempt, EndReason.IMAGE_UNPULLABLE, message, now)
+    if refused(attempt) and now - (attempt.created_at or now) >= IMAGE_PATIENCE_S:
+        return unstartable(attempt, EndReason.CONFIG_BUG, attempt.waiting_message, now)
+    if attempt.ignored_pods > MAX_REPLACED_PODS:
+        message = f"{attempt.ignored_pods} pods left with 75 or 143 without a disruption"
+        return unstartable(attempt, EndReason.ERROR, message, now)
+    return None
 
 
 def _remove(attempt: ObservedAttempt, ttl: int) -> Iterator[Action]:
@@ -96,5 +132,11 @@ def next_look(snapshot: Snapshot, now: float) -> float | None:
         (attempt.bound_at or now) + IMAGE_PATIENCE_S - now
         for attempt in snapshot.attempts
         if unpullable(attempt)
+    ]
+    waits += [
+        PODLESS_LOOK_S
+        for attempt in snapshot.attempts
+        if attempt.phase is AttemptPhase.PENDING
+        and (attempt.pod_uid, attempt.bound_at) == (None, None)
     ]
     return max(0.5, min(waits)) if waits else None

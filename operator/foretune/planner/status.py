@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foretune.constants import Condition, Phase, Reason
 from foretune.domain.trial import TrialState
 from foretune.planner.finish import HOUR, best, over, verdict
-from foretune.planner.prune import unpullable
+from foretune.planner.prune import quota_of, refused, unpullable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -153,8 +153,8 @@ def _rows(snapshot: Snapshot, now: float) -> Iterator[Row]:
     elif snapshot.job.spec.suspend:
         message = f"spec.suspend is true; {len(busy)} trials run to their end"
         yield Condition.PROGRESSING, False, Reason.SUSPENDED, message
-    elif snapshot.quota:
-        yield Condition.PROGRESSING, True, Reason.WAITING_FOR_QUOTA, snapshot.quota
+    elif quota := quota_of(snapshot):
+        yield Condition.PROGRESSING, True, Reason.WAITING_FOR_QUOTA, quota
     else:
         message = f"{len(busy)} of at most {snapshot.job.spec.parallelism} trials run"
         yield Condition.PROGRESSING, True, Reason.TRIALS_RUNNING, message
@@ -165,6 +165,10 @@ def _degraded(snapshot: Snapshot) -> Row:
     if waiting is not None:
         message = f"trial {waiting.index}: {waiting.container_reason}: {waiting.waiting_message}"
         return Condition.DEGRADED, True, Reason.IMAGE_PULL, message
+    podless = next((a for a in snapshot.attempts if refused(a)), None)
+    if podless is not None:
+        message = f"trial {podless.index} gets no pod: {podless.waiting_message}"
+        return Condition.DEGRADED, True, Reason.POD_REFUSED, message
     if snapshot.collision:
         message = f"Job {snapshot.collision} exists and belongs to somebody else"
         return Condition.DEGRADED, True, Reason.NAME_COLLISION, message

@@ -182,17 +182,19 @@ class KubeApi:
         *,
         namespace: str | None = None,
         selector: str = "",
+        fields: str = "",
         metadata_only: bool = False,
     ) -> Iterator[Json]:
         """Yield the pages of a list; each has `metadata.resourceVersion` and `items`.
 
-        With `metadata_only` the items are `PartialObjectMetadata`, a small part of the whole.
+        `selector` is of labels, `fields` of fields. With `metadata_only` the items are `PartialObjectMetadata`, a small part of the whole.
         Raises `ClusterUnavailableError` also when the list's continuation expired (410): begin anew.
         """
         path, token = resource.path(namespace=namespace), ""
         while True:
             query = [("limit", str(PAGE))]
             query += [("labelSelector", selector)] if selector else []
+            query += [("fieldSelector", fields)] if fields else []
             query += [("continue", token)] if token else []
             page = self._json(
                 _Request(
@@ -210,12 +212,17 @@ class KubeApi:
                 return
 
     def list(
-        self, resource: Resource, *, namespace: str | None = None, selector: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        selector: str = "",
+        fields: str = "",
     ) -> tuple[list[Json], str]:
-        """Return all objects and the list's resource version."""
+        """Return all objects and the list's resource version; see `pages`."""
         items: list[Json] = []
         version = ""
-        for page in self.pages(resource, namespace=namespace, selector=selector):
+        for page in self.pages(resource, namespace=namespace, selector=selector, fields=fields):
             items.extend(page.get("items") or ())
             version = page.get("metadata", {}).get("resourceVersion", version)
         return items, version

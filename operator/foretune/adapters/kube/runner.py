@@ -6,20 +6,25 @@ stopped). What is read comes from the cache, but for logs and what the watches l
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from foretune import constants
 from foretune.adapters.kube.observe import controller_uid
-from foretune.adapters.kube.resources import JOBS, PODS
+from foretune.adapters.kube.resources import EVENTS, JOBS, PODS
 from foretune.adapters.kube.template import build_job, primary_container
+from foretune.domain.trial import AttemptPhase
 from foretune.errors import (
     ClusterUnavailableError,
     ConflictError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
 )
+from foretune.planner.prune import POD_REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +36,13 @@ if TYPE_CHECKING:
     from foretune.domain.trial import ObservedAttempt
     from foretune.ports import LaunchRequest
 
+log = logging.getLogger(__name__)
+
 ASK_AGAIN_S: Final = 5.0
-"""Seconds that an ended Job may wait for its pod's event before the cluster is asked for the pod."""
+"""Seconds that a Job may be without its pod, or its pod's end, before the cluster is asked why."""
+
+REFUSALS: Final = 1000
+"""Refusals of pods that are remembered between two questions."""
 
 FORGET_S: Final = 600.0
 """Seconds after which a question about a pod is forgotten: its Job is settled, or gone."""
@@ -61,7 +71,9 @@ class KubeRunner:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._asked: dict[str, float] = {}
-        """When an ended Job's pod was first missed, or asked for last; by the Job's uid."""
+        """When a Job's pod was first missed, or asked for last; by the Job's uid."""
+        self._refusals: dict[str, str] = {}
+        """What the cluster said last against a Job's pod; by the Job's uid."""
 
     def observe(self, job: Job) -> Sequence[ObservedAttempt]:
         """Return every attempt of the job that is there, ended ones included.
@@ -71,7 +83,8 @@ class KubeRunner:
         for ended, seen in self._cache.unsettled(job.uid):
             if self._due(ended.uid, at_once=not seen):
                 self._cache.settle(ended, self._pods(ended))
-        return self._cache.attempts(job.uid)
+        found = self._cache.attempts(job.uid)
+        return [self._explained(job, one) if _podless(one) else one for one in found]
 
     def lookup(self, job: Job, name: str) -> ObservedAttempt | None:
         """Ask the cluster itself for one attempt; None when it is gone, or not this job's."""
@@ -208,10 +221,50 @@ class KubeRunner:
             self._asked[uid] = now
             return True
 
+    def _explained(self, job: Job, attempt: ObservedAttempt) -> ObservedAttempt:
+        """Say why an attempt gets no pod: the Job controller tells it in an event, and nowhere else."""
+        known = self._cache.job(job.uid, attempt.name)
+        if known is None or not self._due(known.uid, at_once=False):
+            message = self._refusals.get(known.uid if known else "")
+        else:
+            message = self._refusal(known)
+        if message is None:
+            return attempt
+        return replace(attempt, container_reason=POD_REFUSED, waiting_message=message)
+
+    def _refusal(self, job: SlimJob) -> str | None:
+        """Ask for the newest refusal of a Job's pod; None when there is none, or we may not ask."""
+        fields = f"involvedObject.uid={job.uid},reason={POD_REFUSED}"
+        try:
+            found, _ = self._api.list(EVENTS, namespace=job.key.namespace, fields=fields)
+        except ForbiddenError as error:
+            log.warning("why %s has no pod can't be read: %s", job.name, error)
+            found = []
+        newest = max(found, key=_last, default=None)
+        message = str(newest.get("message") or "") if newest is not None else None
+        with self._lock:
+            self._refusals.pop(job.uid, None)
+            if message is not None:
+                self._refusals[job.uid] = message
+            while len(self._refusals) > REFUSALS:
+                del self._refusals[next(iter(self._refusals))]
+        return message
+
     def _pods(self, job: SlimJob) -> list[Json]:
         selector = f"{constants.LABEL_JOB_UID}={job.owner_uid},{constants.LABEL_TRIAL}={job.index}"
         found, _ = self._api.list(PODS, namespace=job.key.namespace, selector=selector)
         return [pod for pod in found if _owned(pod, job.uid)]
+
+
+def _podless(attempt: ObservedAttempt) -> bool:
+    return (
+        attempt.phase is AttemptPhase.PENDING and attempt.pod_uid is None and not attempt.deleting
+    )
+
+
+def _last(event: Json) -> str:
+    """Return when an event came last, as a text that sorts."""
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _owned(pod: Json, job_uid: str) -> bool:
