@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-END_S = 8.0
-"""Limit of an end after SIGTERM, the interpreter's own included; three seconds are its grace."""
+END_S = 30.0
+"""Limit of an end after SIGTERM on a busy machine; three seconds are its grace."""
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def test_it_gets_ready_answers_and_counts(service, client):
 def test_sigterm_ends_it_while_it_computes(service, client):
     """Fits under way do not hold the process: who waits is answered by Sobol or finds it gone."""
     service.start()
-    asked = request(150)
-    with ThreadPoolExecutor(12) as pool:
-        futures = [pool.submit(client.suggest, asked) for _ in range(12)]
-        until(lambda: answers(service) >= 1, "the first of twelve answers")
+    asked = request(200)
+    with ThreadPoolExecutor(40) as pool:
+        futures = [pool.submit(client.suggest, asked) for _ in range(40)]
+        until(lambda: answers(service) >= 1, "the first of forty answers")
         began = time.monotonic()
         assert service.terminate(within_s=60) == 0
         assert time.monotonic() - began < END_S

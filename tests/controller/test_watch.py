@@ -77,7 +77,7 @@ def test_handlers_tell_the_object_and_whether_it_is_gone():
 
 @pytest.mark.parametrize(
     ("header", "scheme", "token"),
-    [("Bearer abc", "Bearer", "abc"), ("abc", None, "abc"), (None, None, None)],
+    [("bearer abc\n", "bearer", "abc"), ("abc", None, "abc"), (None, None, None)],
 )
 def test_credentials_are_those_of_the_official_client(header, scheme, token):
     """Server, CA, certificate and token come from one place, with or without the token's scheme."""
@@ -90,7 +90,7 @@ def test_credentials_are_those_of_the_official_client(header, scheme, token):
         cert_file="/cert",
         key_file="/key",
         proxy=None,
-        get_api_key_with_prefix={"BearerToken": header}.get,
+        get_api_key_with_prefix=lambda name, alias: header,
     )
     found = credentials(configuration)
     assert (found.server, found.ca_path, found.insecure) == ("https://10.0.0.1:443", "/ca", False)

@@ -75,7 +75,8 @@ def watch_registry(
 
 def credentials(configuration: Any) -> kopf.ConnectionInfo:
     """Return for kopf what the official client was told: both reach the same server the same way."""
-    scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").rpartition(" ")
+    header = configuration.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+    scheme, _, token = header.strip().rpartition(" ")
     return kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
