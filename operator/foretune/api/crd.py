@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from foretune import constants, contract
+from foretune.api import generated
 from foretune.api import spec as models
 from foretune.api.cel import RULES
 from foretune.api.status import STATUS
@@ -273,15 +274,7 @@ def text() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the file in the current folder; return the exit code."""
-    wanted = text()
-    if "--check" in arguments:
-        if PATH.exists() and PATH.read_text(encoding="utf-8") == wanted:
-            return 0
-        print(f"{PATH} is stale: run python -m foretune.api.crd", file=sys.stderr)  # noqa: T201 - a command line tool
-        return 1
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(wanted, encoding="utf-8")
-    return 0
+    return generated.run(arguments, module="foretune.api.crd", path=PATH, text=text())
 
 
 if __name__ == "__main__":

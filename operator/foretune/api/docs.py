@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune import constants
+from foretune.api import generated
 from foretune.api.cel import RULES
 from foretune.api.crd import COLUMNS, schema
 
@@ -176,15 +177,7 @@ def _columns() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the page in the current folder; return the exit code."""
-    wanted = page()
-    if "--check" in arguments:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-            return 0
-        print(f"{PAGE} is stale: run python -m foretune.api.docs", file=sys.stderr)  # noqa: T201 - a command line tool
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    return generated.run(arguments, module="foretune.api.docs", path=PAGE, text=page())
 
 
 if __name__ == "__main__":

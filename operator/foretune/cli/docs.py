@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from foretune.api import generated
 from foretune.cli.exits import MEANINGS
 from foretune.cli.parser import EXTRAS, PROCESSES, make_parser
 from foretune.settings import OperatorSettings, SuggestionSettings, TrackerSettings
@@ -167,15 +168,7 @@ def _escaped(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the page in the current folder; return the exit code."""
-    wanted = page()
-    if "--check" in arguments:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-            return 0
-        print(f"{PAGE} is stale: run python -m foretune.cli.docs", file=sys.stderr)
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    return generated.run(arguments, module="foretune.cli.docs", path=PAGE, text=page())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Final
 
 from foretune.adapters.telemetry.catalogue import METRICS, Process
 from foretune.adapters.telemetry.jobs import MAX_JOBS
+from foretune.api import generated
 
 PAGE: Final = Path("docs/reference/metrics.md")
 """Where the page is, below the repository's root."""
@@ -57,17 +58,9 @@ def _table(process: Process) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the page in the current folder; return the exit code."""
-    wanted = page()
-    if "--check" in arguments:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-            return 0
-        print(  # noqa: T201 - a command line tool
-            f"{PAGE} is stale: run python -m foretune.adapters.telemetry.docs", file=sys.stderr
-        )
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    return generated.run(
+        arguments, module="foretune.adapters.telemetry.docs", path=PAGE, text=page()
+    )
 
 
 if __name__ == "__main__":
