@@ -231,7 +231,7 @@ def main(arguments: list[str]) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     found = measure(options.sizes, options.repeats)
