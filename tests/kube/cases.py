@@ -18,6 +18,16 @@ IMAGE: Final = "ghcr.io/foretune/trainer:test"
 PARAMS: Final = {"lr": 0.01, "layers": 3}
 
 
+class Hand:
+    """A clock that a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def with_workload(workload: Workload, **trial: Any) -> Job:
     """Return a job of two parameters that runs `workload`; keywords replace fields of its trial."""
     job = make_job()

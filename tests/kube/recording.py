@@ -9,6 +9,7 @@ they came. Needs the control plane and process nodes (root).
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import tempfile
 import threading
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STREAMS: Final = Path(__file__).parents[1] / "data" / "kube" / "streams.json"
+
+
+@functools.cache
+def recorded() -> dict[str, list[dict[str, Any]]]:
+    """Return the recorded events by scenario; shared, so change copies only."""
+    streams: dict[str, list[dict[str, Any]]] = json.loads(STREAMS.read_text())
+    return streams
+
+
+def bodies(scenario: str, resource: str) -> list[dict[str, Any]]:
+    """Return the recorded states of a scenario's Job, or of its pods, oldest first."""
+    return [e["object"] for e in recorded()[scenario] if e["resource"] == resource]
 
 
 def configuration(cluster: Cluster) -> Configuration:

@@ -6,20 +6,15 @@ import json
 import threading
 from typing import Any
 
-from tests.kube.recording import STREAMS
+from tests.kube.recording import bodies, recorded
 
 from foretune.adapters.kube.cache import Cache
 from foretune.adapters.kube.resources import JOBS, PODS
 from foretune.domain.job import JobKey
 from foretune.domain.trial import AttemptPhase
 
-RECORDED = json.loads(STREAMS.read_text())
+RECORDED = recorded()
 KEY = JobKey("default", "demo")
-
-
-def bodies(scenario: str, resource: str) -> list[dict[str, Any]]:
-    """Return the recorded states of the Job, or of its pods."""
-    return [e["object"] for e in RECORDED[scenario] if e["resource"] == resource]
 
 
 def copied(body: dict[str, Any], **metadata: Any) -> dict[str, Any]:

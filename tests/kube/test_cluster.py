@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 from kubernetes.client import Configuration
-from tests.kube.cases import IMAGE, VARIANTS, request_of
+from tests.kube.cases import IMAGE, VARIANTS, Hand, request_of
 from tests.kube.recording import configuration
 from tests.support.cluster import Cluster, wait_for
 from tests.support.manifests import good
@@ -616,16 +616,6 @@ def test_a_tracker_without_rights_is_not_the_callers_fault(world):
 
 
 # -- the lease
-
-
-class Hand:
-    """A clock that a test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

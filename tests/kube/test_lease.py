@@ -5,20 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.kube.cases import Hand
 from tests.kube.server import Answer, Request, Server, refusal
 
 from foretune.adapters.kube.lease import DEADLINE_S, DURATION_S, RETRY_S, Lease
 from foretune.errors import ClusterUnavailableError, ForbiddenError
-
-
-class Hand:
-    """A clock that a test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Record:

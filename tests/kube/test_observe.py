@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.kube.recording import SCENARIOS, STREAMS
+from tests.kube.recording import SCENARIOS, recorded
 from tests.support.world import make_job
 
 from foretune.adapters.kube.cache import Cache
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foretune.domain.trial import ObservedAttempt
 
 Events = list[dict[str, Any]]
-RECORDED: dict[str, Events] = json.loads(STREAMS.read_text())
+RECORDED = recorded()
 OWNER = "uid-demo"
 
 ENDS = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from tests.kube.cases import IMAGE, VARIANTS, request_of
-from tests.kube.recording import STREAMS
+from tests.kube.cases import IMAGE, VARIANTS, Hand, request_of
+from tests.kube.recording import bodies, recorded
 from tests.kube.server import Answer, Request, Server, refusal
 from tests.support.world import make_job
 
@@ -17,22 +16,7 @@ from foretune.adapters.kube.runner import ASK_AGAIN_S, KubeRunner
 from foretune.domain.trial import AttemptPhase
 from foretune.errors import ClusterUnavailableError, ConflictError, InvalidInputError
 
-RECORDED = json.loads(STREAMS.read_text())
-
-
-def bodies(scenario: str, resource: str) -> list[dict[str, Any]]:
-    """Return the recorded states of the Job, or of its pods."""
-    return [e["object"] for e in RECORDED[scenario] if e["resource"] == resource]
-
-
-class Hand:
-    """A clock that a test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+RECORDED = recorded()
 
 
 def runner_of(server: Server, cache: Cache, clock: Hand | None = None) -> KubeRunner:

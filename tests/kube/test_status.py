@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.kube.cases import Hand
 from tests.kube.server import Answer, Request, Server, refusal
 from tests.support.until import until
 from tests.support.world import make_job
@@ -36,16 +37,6 @@ def status(
         "lastTransitionTime": STAMP.format(second),
     }
     return {"phase": phase, "allocated": allocated, "conditions": [condition], **more}
-
-
-class Hand:
-    """A clock that a test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Objects:
