@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,6 +244,42 @@ time.sleep(600)
             reporter.finish("done")
             assert server.tokens[-1] == "Bearer fresh"
             assert reporter._sender.lost == 0
+
+    def test_tls(self, pod: Make, reporter_of: ReporterOf, tmp_path: Path) -> None:
+        """Over https the tracker's certificate is checked, against the CA that the trial is given."""
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl is not installed")
+        file = tmp_path / "certificate.pem"
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                ),
+                *("-nodes", "-days", "2", "-subj", "/CN=tracker"),
+                *("-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-keyout", str(tmp_path / "key.pem"), "-out", str(file)),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        both = tmp_path / "both.pem"
+        both.write_text((tmp_path / "key.pem").read_text() + file.read_text())
+        with scripted(lambda _: Reply(), certificate=both) as server:
+            stranger = reporter_of(pod(url=server.url, uid="pod-1"))
+            stranger.report({"a": 1}, epoch=1)
+            until(lambda: stranger._sender and "unreachable" in stranger._sender._told, "a refusal")
+            here = pod(url=server.url)
+            here.env[contract.ENV_CA_FILE] = str(file)
+            reporter = reporter_of(here)
+            reporter.report({"a": 1}, epoch=1)
+            reporter.finish("done")
+            assert [batch[0]["pod"] for batch in server.batches] == ["pod-0"]
 
     def test_bodies_stay_within_the_limit(self, pod: Make, reporter_of: ReporterOf) -> None:
         """Many large reports are sent in bodies that the tracker takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Batch = list[dict[str, Any]]
 
@@ -44,8 +46,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def scripted(answer: Callable[[Batch], Reply]) -> Iterator[Server]:
-    """Serve answers that a function of the reports decides."""
+def scripted(
+    answer: Callable[[Batch], Reply], *, certificate: Path | None = None
+) -> Iterator[Server]:
+    """Serve answers that a function of the reports decides; with TLS if there is a certificate (and key)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -68,7 +72,12 @@ def scripted(answer: Callable[[Batch], Reply]) -> Iterator[Server]:
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
-    served = Server(f"http://127.0.0.1:{httpd.server_address[1]}", answer)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    scheme = "http" if certificate is None else "https"
+    served = Server(f"{scheme}://127.0.0.1:{httpd.server_address[1]}", answer)
     thread = threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
