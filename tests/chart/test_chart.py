@@ -33,6 +33,8 @@ from foretune import constants, contract, settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = CHART.parents[1]
 
 EVERYTHING: Final = {

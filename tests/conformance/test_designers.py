@@ -40,7 +40,17 @@ FINITE_ONLY = {Algorithm.GRID}
 SPACES = {"mixed": MIXED, "small": SMALL, "stepped": STEPPED, "default": WITH_DEFAULT}
 
 
-@pytest.fixture(params=sorted(REGISTRY), ids=str)
+MODELLED = {Algorithm.AUTO, Algorithm.GP}
+"""Those that fit a model, which takes time."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in MODELLED else [])
+        for name in sorted(REGISTRY)
+    ],
+    ids=str,
+)
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
     """Each registered algorithm."""
     return request.param

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,15 +39,20 @@ class Case:
         ]
 
 
+@functools.cache
+def _table() -> dict[str, Any]:
+    return yaml.load(CASES.read_text(), Loader=yaml.CSafeLoader)
+
+
 def cases(where: str) -> list[Case]:
     """Return the cases that `where` (load, parse or crd) must refuse."""
-    table = yaml.safe_load(CASES.read_text())
+    table = _table()
     return [_case(entry, table["base"]) for entry in table["cases"] if where in entry["where"]]
 
 
 def good(**changes: Any) -> dict[str, Any]:
     """Return a manifest that is right, with changes of its spec (None removes a field)."""
-    base = yaml.safe_load(CASES.read_text())["base"]
+    base = copy.deepcopy(_table()["base"])
     base["metadata"]["name"] = "good"
     return merged(base, {"spec": changes})
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 SILENCE_S: Final = 10.0
 """Seconds of silence after which a connection is closed."""
 
+POLL_S: Final = 0.1
+"""Seconds between looks whether to end; a scrape does not wait for it."""
+
 PLAIN: Final = "text/plain; charset=utf-8"
 """Content type of the probes' answers."""
 
@@ -51,7 +54,10 @@ class MetricsServer:
         self._server.registry = registry
         self._server.probes = {"/healthz": healthy, "/readyz": ready}
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="foretune-metrics", daemon=True
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": POLL_S},
+            name="foretune-metrics",
+            daemon=True,
         )
 
     @property
