@@ -234,9 +234,11 @@ def play(stage: Stage, number: int, scenario: str) -> list[dict[str, Any]]:
     act(stage)
 
     def over() -> bool:
-        status = stage.api.get(JOBS, stage.name, namespace="default")["status"]
-        ends = [c["type"] for c in status.get("conditions", ()) if c["status"] == "True"]
-        return any(end in ("Complete", "Failed") for end in ends)
+        jobs = [e["object"] for e in stage.watch.of(stage.name) if e["resource"] == "jobs"]
+        ends = [c for job in jobs for c in job["status"].get("conditions", ())]
+        return any(
+            end["type"] in ("Complete", "Failed") and end["status"] == "True" for end in ends
+        )
 
     wait_for(f"the end of {scenario}", over)
     return stage.watch.of(stage.name)
