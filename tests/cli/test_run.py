@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,7 @@ from tests.support.local_jobs import (
     trials,
     write_job,
 )
-from tests.support.until import until
+from tests.support.until import until as until_within
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,6 +41,9 @@ GATED = """
     tell(event="end")
     """
 """Trials 0 and 1 end at once, later ones when a file is there."""
+
+
+until = partial(until_within, limit_s=180.0)
 
 
 @contextmanager
@@ -133,7 +137,7 @@ def goes_on(tmp_path: Path, number: signal.Signals) -> tuple[subprocess.Popen[st
         assert (code, out) == (2, "")
         assert f"job 'mine' is being run by process {process.pid}" in err
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert err == ""
     assert shown(tmp_path, "status", "mine").startswith("local/mine: Stopped\n")
     return process, out.splitlines()
@@ -174,6 +178,21 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     process, _ = goes_on(tmp_path, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     finished(tmp_path)
+
+
+def test_sigterm_stops_as_ctrl_c_does(tmp_path: Path) -> None:
+    """Whoever ends the process politely gets 143, and the trials are ended with it."""
+    job = write_job(tmp_path, STUBBORN, parallelism=1)
+    process = start(tmp_path, "run", str(job), "--grace", "0")
+    with ended(process):
+        until(lambda: told(tmp_path, event="start"), "a running trial")
+        process.terminate()
+        out, err = process.communicate(timeout=180)
+    assert (process.returncode, err) == (143, "")
+    assert "stopped, 0 of 4 trials have ended; the same command goes on" in out
+    (one,) = told(tmp_path, event="start")
+    with pytest.raises(ProcessLookupError):
+        os.kill(one["pid"], 0)
 
 
 STUBBORN = """

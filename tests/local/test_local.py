@@ -10,10 +10,11 @@ import pytest
 from tests.support.manifests import good
 
 from foretune.api.v1alpha1 import parse
+from foretune.app import local
 from foretune.app.local import LocalSuggestions, open_run
 from foretune.app.place import place
 from foretune.domain.trial import Trial, TrialState
-from foretune.errors import ConflictError, InvalidInputError
+from foretune.errors import ConflictError, HistoryUnavailableError, InvalidInputError
 from foretune.ports import SuggestionRequest
 from foretune.services.suggestion import SuggestionService
 
@@ -149,3 +150,31 @@ def test_a_missing_model_is_told_before_the_job_begins(
         pass
     with open_run(parse(good(search={"algorithm": "random"})), where, environ={}):
         pass
+
+
+class Down:
+    """A loop whose turns fail."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def reconcile(self, job: object) -> None:
+        """Fail as a full disk makes it fail."""
+        self.turns += 1
+        raise HistoryUnavailableError("the history's database: disk is full")
+
+
+def test_a_disk_that_stays_full_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns that fail are tried again for a while; then the run ends with what failed them."""
+    monkeypatch.setattr(local, "RETRY_S", 0.01)
+    monkeypatch.setattr(local, "PATIENCE_S", 0.2)
+    where = place(None, {"XDG_DATA_HOME": str(tmp_path)})
+    with open_run(parse(good(search={"algorithm": "random"})), where, environ={}) as run:
+        down = Down()
+        monkeypatch.setattr(run, "_reconciler", down)
+        run.start()
+        assert run.finished.wait(60)
+        assert isinstance(run.error, HistoryUnavailableError)
+        assert down.turns > 1

@@ -510,3 +510,31 @@ def test_the_builtin_trainer_gets_its_workload(tmp_path: Path) -> None:
         "path": str(tmp_path),
         "extras": {"width": 8},
     }
+
+
+def test_what_is_left_to_a_cluster_is_told() -> None:
+    """Mounts, init containers and variables of Secrets are no part of a local trial: a line says so."""
+    mounts = {"env_from": ({"secretRef": {"name": "s"}},), "volume_mounts": ({"name": "v"},)}
+    job = job_of("", **mounts)
+    image, variables, volumes = check(job.spec, os.environ)
+    assert "image example/none:1 is not used" in image
+    assert "spec.trial.envFrom refers to the cluster" in variables
+    assert "spec.trial.volumeMounts are not mounted" in volumes
+    workload = Builtin(model="cnn", dataset="digits", **mounts)
+    spec = replace(job.spec, trial=replace(job.spec.trial, workload=workload))
+    assert check(spec, os.environ) == [variables, volumes]
+
+
+def test_the_builtin_trainer_gets_the_manifests_variables(tmp_path: Path) -> None:
+    """`trial.env` reaches the built-in trainer too, over what the user's shell says."""
+    job = job_of("")
+    env = ({"name": "HF_HOME", "value": "/cache/$(params.layers)"},)
+    workload = Builtin(model="cnn", dataset="digits", env=env)
+    job = replace(job, spec=replace(job.spec, trial=replace(job.spec.trial, workload=workload)))
+    runner = runner_at(tmp_path, environ={**os.environ, "HF_HOME": "/home"})
+    name = start(runner, job)
+    child = json.loads((tmp_path / job.uid / "t0000-a0" / "child.json").read_text())
+    text = Path(f"/proc/{child['pid']}/environ").read_bytes()
+    runner.kill()
+    ended(runner, job, name)
+    assert b"HF_HOME=/cache/3\0" in text

@@ -117,7 +117,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def foretune(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """Run `foretune` to its end; return exit code, stdout and stderr."""
     process = start(folder, *arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
 

@@ -71,9 +71,7 @@ def check(
 
     Raises `InvalidJobError` for a workload that can't run here.
     """
-    notes = []
-    if (note := workload.program(spec, environ).note) is not None:
-        notes.append(note)
+    notes = list(workload.program(spec, environ).notes)
     wanted, found = spec.trial.gpu, len(devices.available(environ, device_folder))
     if wanted and not found:
         notes.append(f"trial.gpu is {wanted}, but this machine has no GPU: trials run on the CPU")

@@ -34,8 +34,8 @@ class Program:
 
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
-    """What a user should know of how this differs from a cluster, in one line."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how this differs from a cluster, a line each."""
 
 
 def program(spec: JobSpec, environ: Mapping[str, str]) -> Program:
@@ -52,12 +52,16 @@ def program(spec: JobSpec, environ: Mapping[str, str]) -> Program:
                     f"there is no {workload.data_path} on this machine; where is the data set?"
                 )
                 raise InvalidJobError([Problem("spec.trial.builtin.path", message)])
-            return Program(command=(sys.executable, "-m", TRAINER_MODULE))
+            return Program(
+                command=(sys.executable, "-m", TRAINER_MODULE),
+                env=_env(workload.env, "spec.trial.env", environ),
+                notes=_left_out(workload),
+            )
         case Image():
             found = Program(
                 command=_command(workload.command, workload.args, "spec.trial", workload.image),
                 env=_env(workload.env, "spec.trial.env", environ),
-                note=_note(workload.image),
+                notes=(_note(workload.image), *_left_out(workload)),
             )
         case Template():
             found = _primary(workload, environ)
@@ -73,18 +77,34 @@ def _note(image: str) -> str:
     return f"the image {image} is not used: its command runs as a process of this machine"
 
 
+def _left_out(workload: Builtin | Image) -> tuple[str, ...]:
+    """Return what is told of fields that need a cluster."""
+    notes = []
+    if workload.env_from:
+        notes.append(
+            "spec.trial.envFrom refers to the cluster: its variables are taken from your environment"
+        )
+    if workload.volume_mounts:
+        notes.append("spec.trial.volumeMounts are not mounted: paths are those of this machine")
+    return tuple(notes)
+
+
 def _primary(template: Template, environ: Mapping[str, str]) -> Program:
     path = "spec.trial.template.job.spec.template.spec.containers"
     pod = template.job.get("spec", {}).get("template", {}).get("spec", {})
     for position, container in enumerate(pod.get("containers", ())):
         if container.get("name") == template.primary_container:
             where, image = f"{path}[{position}]", str(container.get("image", "of the template"))
+            only = f"only container {template.primary_container!r} of the template runs"
             return Program(
                 command=_command(
                     container.get("command", ()), container.get("args", ()), where, image
                 ),
                 env=_env(container.get("env", ()), f"{where}.env", environ),
-                note=f"only container {template.primary_container!r} of the template runs, and {_note(image)}",
+                notes=(
+                    f"{only}, without init containers and volumes: paths are those of this machine",
+                    _note(image),
+                ),
             )
     message = f"has no container {template.primary_container!r}"
     raise InvalidJobError([Problem(path, message)])
