@@ -61,7 +61,7 @@ def spaces(draw: st.DrawFn) -> Space:
 
 
 @given(space=spaces(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_decoding_what_was_encoded_gives_the_same_configuration(
     space: Space, data: st.DataObject
 ) -> None:
@@ -79,7 +79,7 @@ def test_decoding_what_was_encoded_gives_the_same_configuration(
 
 
 @given(space=spaces(), seed=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_snapping_any_row_gives_a_legal_one(space: Space, seed: int) -> None:
     """Any matrix snaps to rows that stay put, and decode to legal configurations that encode to them."""
     encoding = Encoding(space)

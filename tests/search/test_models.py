@@ -39,7 +39,7 @@ def posterior_of(fit: Fit, X: torch.Tensor, z: torch.Tensor) -> Posterior:
 
 
 @given(values=finite_values, maximize=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_targets_are_finite_and_keep_the_order(values: list[float], maximize: bool) -> None:
     """Better values never get smaller targets, the best stays the best, nothing overflows."""
     targets = Targets.of(values, maximize=maximize)

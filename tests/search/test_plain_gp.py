@@ -71,6 +71,7 @@ def test_it_finds_the_optimum_of_a_smooth_function() -> None:
     assert min(t.value for t in trials if t.value is not None) < 0.01
 
 
+@pytest.mark.slow
 def test_the_start_is_sobol_and_its_length_follows_the_space() -> None:
     """Three to six Sobol points by dimension, or as many as the job says; then the model."""
     assert initial_trials(problem(MIXED)) == 6
@@ -95,6 +96,7 @@ def test_the_start_is_that_of_the_sobol_designer() -> None:
     assert [t.params for t in ours] == [t.params for t in theirs]
 
 
+@pytest.mark.slow
 def test_the_audit_is_in_the_metrics_unit() -> None:
     """Predicted mean, deviation and incumbent are plain JSON in the unit of the objective."""
     trials = run(designer_for("gp"), problem(MIXED), 12, lambda p: 1000 + valley(p))
@@ -108,6 +110,7 @@ def test_the_audit_is_in_the_metrics_unit() -> None:
     assert set(suggestion.timings) == {"fit", "acquire"}
 
 
+@pytest.mark.slow
 def test_pending_trials_spread_a_batch() -> None:
     """A batch of four proposals is not four times nearly the same point."""
     space = Space((Float(name="x", low=0.0, high=1.0), Float(name="y", low=0.0, high=1.0)))
@@ -166,6 +169,7 @@ def test_failures_alone_lead_away_from_them() -> None:
     assert suggestion.detail["failures"] == 4
 
 
+@pytest.mark.slow
 def test_what_says_nothing_about_a_configuration_enters_no_model() -> None:
     """A lost node, a deleted job and a missing metric change no prediction; their points stay used."""
     trials = run(designer_for("gp"), problem(MIXED), 8, valley)
@@ -180,6 +184,7 @@ def test_what_says_nothing_about_a_configuration_enters_no_model() -> None:
     assert after.params != plain.params
 
 
+@pytest.mark.slow
 def test_values_of_a_curve_that_left_the_finite_numbers_are_no_values() -> None:
     """A trial marked as not finite counts as no value, whatever number it still carries."""
     trials = run(designer_for("gp"), problem(MIXED), 8, valley)

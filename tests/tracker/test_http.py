@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     MakeJob = Callable[..., Job]
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Served:

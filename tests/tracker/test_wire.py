@@ -122,6 +122,7 @@ def survives(adapter: TypeAdapter[Any], value: Any) -> None:
     assert exactly(adapter.validate_json(text)) == exactly(value)
 
 
+@settings(max_examples=40)
 @given(trials)
 def test_trials_survive(trial: Trial) -> None:
     """A trial comes back equal, the types of its parameters included."""
@@ -146,6 +147,7 @@ def test_outcomes_survive(outcome: Outcome) -> None:
     survives(wire.OUTCOME, outcome)
 
 
+@settings(max_examples=40)
 @given(points)
 def test_curves_survive(curve: list[Point]) -> None:
     """A curve comes back equal."""
@@ -162,7 +164,7 @@ names = st.sampled_from(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(names, anything), max_size=6))
 def test_whatever_a_log_holds_is_sound_in_the_end(records: list[dict[str, Any]]) -> None:
     """Cleaning never raises, leaves JSON, and cleaning twice is cleaning once."""
