@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from foretune.errors import (
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from pathlib import Path
 
 HEAVY = {"torch", "kopf", "kubernetes", "httpx", "sqlalchemy", "rich", "pydantic", "yaml"}
 
@@ -49,7 +51,7 @@ def test_help_is_light(arguments: list[str]) -> None:
     """Help and version load nothing that is not Python's own."""
     code = f"import sys; from foretune.cli.main import run; run({arguments}); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240
     )
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert loaded & HEAVY == set()
@@ -172,3 +174,43 @@ def _run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
 
     monkeypatch.setattr(main, "_command", lambda name: command)
     return run(["run", "job.yaml"])
+
+
+@pytest.mark.slow
+def test_names_that_the_output_can_not_write_are_escaped(tmp_path: Path) -> None:
+    """In a terminal that knows ASCII only a Greek file name is told, rather than a crash."""
+    done = subprocess.run(
+        [sys.executable, "-m", "foretune", "run", "αβγ.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == "\\u03b1\\u03b2\\u03b3.yaml: there is no such file\n"
+
+
+@pytest.mark.slow
+def test_reading_needs_no_more_than_the_small_image_has() -> None:
+    """`status`, `trials` and `best` work where there is neither torch nor rich nor a cluster's client."""
+    code = """
+import sys
+for name in ("torch", "rich", "kubernetes", "kopf", "botorch", "numpy"):
+    sys.modules[name] = None
+from foretune.cli.main import run
+print(run(["status", "--tracker", "http://127.0.0.1:9"]), run(["trials", "x", "--history", "/no/x"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+        env={**os.environ, "FORETUNE_TOKEN": "x"},
+    )
+    assert done.stdout == "1 2\n"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("foretune: http://127.0.0.1:9: ")
+    assert second.startswith("foretune: there is no history at /no/x")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.support.world import make_job
@@ -74,6 +74,13 @@ def test_the_end_of_a_trial_in_one_line() -> None:
     assert "\n" not in line
 
 
+def test_a_programs_words_do_not_move_the_cursor() -> None:
+    """Of a log's last line only what can be read is told."""
+    assert words.one_line("fine\n\x1b[2Jgone\x07!\n \n") == " [2Jgone !"
+    assert words.one_line("\n") == ""
+    assert words.one_line("x" * 300) == "x" * 197 + "..."
+
+
 def test_a_table_is_aligned() -> None:
     """Columns are as wide as their widest cell, numbers end at the same place."""
     text = table(["NAME", "N"], [["a", "100"], ["longer", "2"]], right=["N"])
@@ -93,6 +100,7 @@ def test_json_refuses_what_json_has_not() -> None:
         as_json({"value": float("nan")})
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=200),
     st.sampled_from(list(Goal)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Final, TextIO
@@ -15,6 +16,7 @@ from rich.text import Text
 from foretune.cli import words
 from foretune.cli.progress import Lines
 from foretune.domain.trial import TrialState
+from foretune.errors import UnavailableError
 from foretune.planner.finish import best
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ class Live(Lines):
         now = time.monotonic()
         if now >= self._next_s and self._run is not None:
             self._next_s = now + REFRESH_S
-            self._live.update(picture(self._run, time.time(), self._began), refresh=True)
+            with contextlib.suppress(UnavailableError):  # the run itself tells, and tries again
+                self._live.update(picture(self._run, time.time(), self._began), refresh=True)
 
     def end(self) -> None:
         """Take the picture away; the lines stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,9 @@ COMMANDS: Final = {
 
 def run(argv: Sequence[str]) -> int:
     """Run the command that `argv` (without the program's name) names, and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a name in Greek is no reason to crash
     try:
         code = _run(argv)
         sys.stdout.flush()

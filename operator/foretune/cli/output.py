@@ -26,8 +26,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable
 
 
 def as_json(value: Any) -> str:
-    """Return indented JSON."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Return indented JSON, in ASCII: valid whatever the output's encoding."""
+    return json.dumps(value, indent=2, allow_nan=False)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -71,9 +71,12 @@ def plural(count: int, word: str) -> str:
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """Return the last line of a message that says something, at most `limit` characters of it."""
+    """Return the last line of a message that says something, at most `limit` characters of it.
+
+    It may come from a program's log: what would move a terminal's cursor is left out.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
+    last = "".join(c if c.isprintable() else " " for c in lines[-1]) if lines else ""
     return last if len(last) <= limit else last[: limit - 3] + "..."
 
 
