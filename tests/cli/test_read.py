@@ -304,3 +304,14 @@ def test_a_history_has_its_own_folder_of_attempts(tmp_path: Path) -> None:
         "foretune",
         "history.db",
     )
+
+
+def test_a_user_without_a_home_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no home folder the user is told which variable to set."""
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    text = said(capsys, "status", "--history", "~nobody-of-this-name/h.db", code=2)
+    assert text.startswith("foretune: Could not determine home directory.")
+    assert "Set XDG_DATA_HOME" in text
+    assert text.count("\n") == 1

@@ -76,10 +76,15 @@ def place(history: str | None, environ: Mapping[str, str]) -> Place:
 
     Raises `InvalidInputError` for something that is no file.
     """
-    data = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "foretune"
     if history is not None and "://" in history:
         raise InvalidInputError(f"--history: must be a file of this machine, not {history!r}")
-    file = Path(history).expanduser() if history else data / "history.db"
+    try:
+        data = Path(environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foretune"
+        file = Path(history).expanduser() if history else data / "history.db"
+    except RuntimeError as error:  # pathlib's, for ~ without a home
+        raise InvalidInputError(
+            f"{error} Set XDG_DATA_HOME to a folder that can be written"
+        ) from None
     if file.is_dir():
         raise InvalidInputError(f"--history: {file} is a folder; a file is needed")
     file = file.resolve()
