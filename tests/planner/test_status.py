@@ -12,7 +12,8 @@ from foretune.domain.job import Goal
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import Problem
 from foretune.planner import status
-from foretune.planner.snapshot import Snapshot
+from foretune.planner.reconcile import plan
+from foretune.planner.snapshot import Propose, Snapshot
 
 
 def ended(index: int, **changes) -> Trial:
@@ -86,3 +87,14 @@ def test_a_proposal_by_fallback_degrades():
     degraded = next(c for c in page["conditions"] if c["type"] == "Degraded")
     assert (degraded["status"], degraded["reason"]) == ("True", "SurrogateUnavailable")
     assert page["optimizer"]["fallbacks"] == 1
+
+
+def test_a_job_whose_template_was_refused_is_tried_again():
+    """Its phase is Failed, but once the refusal is forgotten the same generation starts a trial."""
+    job = make_job(trials=2)
+    refused = Snapshot(job=job, trials=[], attempts=[], rejected="spec.trial: no such volume")
+    page = status.build(refused, 100.0)
+    assert (page["phase"], plan(refused, 100.0)) == ("Failed", [])
+    later = Snapshot(job=replace(job, status=page), trials=[], attempts=[])
+    assert plan(later, 500.0) == [Propose(index=0)]
+    assert status.build(later, 500.0)["phase"] == "Running"

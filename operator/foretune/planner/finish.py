@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from foretune.constants import Condition, Phase, Reason
+from foretune.constants import Condition, Reason
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.planner.outcomes import held_gpu_s
 
@@ -147,8 +147,13 @@ def _exhausted(snapshot: Snapshot) -> Verdict | None:
 def over(snapshot: Snapshot) -> bool:
     """Whether the status last written already says, for this generation, that the job has ended.
 
-    Then nothing is proposed any more, so that a restart with a thousand ended jobs asks nobody.
+    Then nothing is proposed any more, so that a restart with a thousand ended jobs asks nobody. A job
+    whose template was refused has the phase Failed too, yet it has not ended: it is tried again.
     """
     status = snapshot.job.status
-    ended = status.get("phase") in {Phase.COMPLETE, Phase.FAILED}
+    ended = any(
+        condition.get("type") in {Condition.COMPLETE, Condition.FAILED}
+        and condition.get("status") == "True"
+        for condition in status.get("conditions", ())
+    )
     return ended and status.get("observedGeneration") == snapshot.job.generation
