@@ -45,6 +45,15 @@ def test_the_status_of_ten_thousand_trials_fits():
     assert page["counts"]["running"] == 500
 
 
+def test_long_texts_as_parameters_fit():
+    """Sixty-four parameters whose texts are pages long leave a status that can be written."""
+    params = {f"p{i}": "x" * 3000 for i in range(64)}
+    trials = [ended(i, params=params) for i in range(20)]
+    page = status.build(Snapshot(job=make_job(trials=30), trials=trials, attempts=[]), 50.0)
+    assert len(json.dumps(page)) < STATUS_LIMIT
+    assert (page["best"]["trial"], set(page["best"]["params"])) == (19, set(params))
+
+
 def test_a_hundred_problems_fit():
     """A spec with many long problems gives a status that can be written."""
     page = status.rejected([Problem(f"spec.space.p{i}", "y" * 500) for i in range(100)], 3, 9.0)

@@ -6,11 +6,12 @@ It changes only when a trial changes its state, never with the clock, since each
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from foretune.constants import Condition, Phase, Reason
+from foretune.constants import STATUS_LIMIT, Condition, Phase, Reason
 from foretune.domain.trial import TrialState
 from foretune.planner.finish import HOUR, best, over, verdict
 from foretune.planner.prune import quota_of, refused, unpullable
@@ -27,6 +28,9 @@ RUNNING: Final = 64
 FAILURES: Final = 5
 MESSAGE: Final = 1024
 """Characters of a condition's message; a spec with a hundred problems must not fill the status."""
+
+TEXT: Final = 128
+"""Characters of a parameter's text that a status which is too large keeps of the best trial."""
 
 _COUNTED: Final = {
     TrialState.PROPOSED: "pending",
@@ -73,7 +77,7 @@ def build(snapshot: Snapshot, now: float) -> dict[str, Any]:
     }
     if (winner := best(spec.objective, snapshot.trials)) is not None:
         status["best"] = _row(winner)
-    return status
+    return _bounded(status)
 
 
 def rejected(
@@ -216,6 +220,23 @@ def _row(trial: Trial) -> dict[str, Any]:
         "params": dict(trial.params),
         "epochs": trial.epochs,
     }
+
+
+def _bounded(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status that fits: first with fewer rows in `top`, then with the best's texts cut."""
+    while status["top"] and _size(status) > STATUS_LIMIT:
+        status["top"].pop()
+    if _size(status) > STATUS_LIMIT:
+        params = status["best"]["params"]
+        cut = {
+            k: f"{v[:TEXT]}..." for k, v in params.items() if isinstance(v, str) and len(v) > TEXT
+        }
+        status["best"]["params"] = {**params, **cut}
+    return status
+
+
+def _size(status: Mapping[str, Any]) -> int:
+    return len(json.dumps(status).encode())
 
 
 def _top(snapshot: Snapshot) -> list[Trial]:
