@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -92,6 +93,8 @@ class Installed:
     helm: Path
     image: Built
     audit: Path
+    known: dict[str, str] = field(default_factory=dict)
+    """Addresses and tokens that were asked for."""
 
     # --- the release's pod -------------------------------------------------------------------
 
@@ -128,22 +131,25 @@ class Installed:
 
         return wait_for("all containers of the release to be ready", probe)
 
-    def wait_restarted(self, name: str, count: int) -> dict[str, Any]:
-        """Return a container's status once it was restarted `count` times and is ready again."""
+    def wait_restarted(self, name: str, count: int) -> None:
+        """Return once a container was restarted `count` times and its process runs."""
 
-        def probe() -> dict[str, Any] | None:
+        def probe() -> bool:
             status = self.container(name)
-            return status if status["restartCount"] >= count and status["ready"] else None
+            return bool(status["restartCount"] >= count and "running" in status["state"])
 
-        return wait_for(f"restart {count} of {name}", probe)
+        wait_for(f"restart {count} of {name}", probe, every_s=0.05)
 
     # --- over HTTP, from this machine --------------------------------------------------------
 
     def address(self, service: str, namespace: str = NAMESPACE) -> str:
         """Return the ClusterIP of a Service; this machine reaches it."""
-        found = self.cluster.get("service", service, namespace)
-        assert found, f"there is no Service {namespace}/{service}"
-        return str(found["spec"]["clusterIP"])
+        key = f"{namespace}/{service}"
+        if key not in self.known:
+            found = self.cluster.get("service", service, namespace)
+            assert found, f"there is no Service {key}"
+            self.known[key] = str(found["spec"]["clusterIP"])
+        return self.known[key]
 
     def get(self, url: str, **headers: str) -> httpx.Response:
         """GET from this machine, once; raises `AssertionError` where nothing answers or not with 2xx."""
@@ -171,8 +177,11 @@ class Installed:
 
     def token(self, account: str = READER) -> str:
         """Return a token for the tracker, of a service account of `TEAM`."""
-        made = ("create", "token", account, "-n", TEAM, "--audience", "foretune")
-        return self.cluster.kubectl(*made).strip()
+        key = f"token of {account}"
+        if key not in self.known:
+            made = ("create", "token", account, "-n", TEAM, "--audience", "foretune")
+            self.known[key] = self.cluster.kubectl(*made).strip()
+        return self.known[key]
 
     def history(self, path: str) -> Any:
         """Return what the tracker answers a reader."""
@@ -225,6 +234,19 @@ class Installed:
             raise AssertionError(json.dumps({k: status.get(k) for k in ("phase", "counts")}))
 
         return wait_for(f"TuningJob {name} to be {phase}", probe, limit_s=limit_s)
+
+    def add_claim(self, name: str, files: Mapping[str, Path]) -> None:
+        """Make a claim in `TEAM`, bound to a volume that holds copies of these files."""
+        self.cluster.apply(_volume(f"{TEAM}-{name}", TEAM, name))
+        spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+        spec |= {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": f"{TEAM}-{name}"}
+        meta = {"name": name}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta}
+        self.cluster.apply(claim | {"spec": spec}, namespace=TEAM)
+        folder = self.cluster.folder / "nodes" / "claims" / TEAM / name  # as the nodes have it
+        for path, source in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / path)
 
     # --- what the API server did -------------------------------------------------------------
 
@@ -304,16 +326,21 @@ def _prepare(cluster: Cluster) -> None:
     cluster.kubectl("create", "serviceaccount", READER, "-n", TEAM)
     view = ("--clusterrole=view", f"--serviceaccount={TEAM}:{READER}")
     cluster.kubectl("create", "rolebinding", READER, "-n", TEAM, *view)
+    cluster.apply(_volume("history", NAMESPACE, f"{RELEASE}-history"))
+
+
+def _volume(name: str, namespace: str, claim: str) -> dict[str, Any]:
+    """Return a volume for one claim. The nodes give each claim a folder; the path here is not used."""
     spec = {
         "capacity": {"storage": "5Gi"},
         "accessModes": ["ReadWriteOnce"],
         "persistentVolumeReclaimPolicy": "Retain",
         "storageClassName": "",
-        "hostPath": {"path": str(cluster.folder / "volume")},
-        "claimRef": {"namespace": NAMESPACE, "name": f"{RELEASE}-history"},
+        "hostPath": {"path": "/nonexistent"},
+        "claimRef": {"namespace": namespace, "name": claim},
     }
-    meta = {"name": "history"}
-    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec})
+    meta = {"name": name}
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,159 @@
+"""kill -9 of each process in the middle of a job: the same end as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from tests.support.cluster import wait_for
+from tests.support.installed import NAMESPACE, TEAM, Installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3000)]
+
+TRIALS: Final = 6
+
+EPOCHS: Final = 2
+
+LIMIT_S: Final = 400
+"""Seconds for one job of `TRIALS` trials, a restart in the middle of it included."""
+
+
+def tuning_job(name: str, algorithm: str, trials: int = TRIALS) -> dict[str, Any]:
+    """Return a job that trains networks; its trials depend on its seed alone where `algorithm` does."""
+    return {
+        "apiVersion": "foretune.io/v1alpha1",
+        "kind": "TuningJob",
+        "metadata": {"name": name},
+        "spec": {
+            "objective": {"metric": "accuracy", "goal": "maximize"},
+            "space": {
+                "learning_rate": {"min": 0.001, "max": 0.03, "scale": "log"},
+                "batch_size": {"values": [32, 64, 128]},
+                "epochs": {"type": "const", "value": EPOCHS},
+            },
+            "search": {"algorithm": algorithm, "seed": 7, "initial": 3},
+            "trial": {"builtin": {"model": "cnn", "dataset": "digits"}},
+            "parallelism": 2,
+            "budget": {"trials": trials},
+        },
+    }
+
+
+def mid_run(release: Installed, uid: str, ended: int) -> Callable[[], bool]:
+    """Return a condition: so many trials have ended, and another one runs."""
+
+    def probe() -> bool:
+        states = Counter(t["state"] for t in release.trials(uid))
+        assert states["Completed"] >= ended, states
+        assert states["Running"], states
+        return True
+
+    return probe
+
+
+def run(release: Installed, job: dict[str, Any], *killed: str) -> list[dict[str, Any]]:
+    """Run a job in whose midst processes are killed; returns its trials, checked by `checked`."""
+    name = job["metadata"]["name"]
+    release.cluster.apply(job, namespace=TEAM)
+    uid = release.job(name)["metadata"]["uid"]
+    for number, process in enumerate(killed, start=1):
+        wait_for(f"{number} trials to have ended", mid_run(release, uid, number), every_s=0.05)
+        release.wait_restarted(process, release.kill(process))
+    return checked(release, release.wait_over(name, limit_s=LIMIT_S))
+
+
+def checked(release: Installed, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials of a job that is Complete; fails unless the whole budget ran, each trial once."""
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    budget, status = job["spec"]["budget"]["trials"], job["status"]
+    (complete,) = (c for c in status["conditions"] if c["type"] == "Complete")
+    assert (complete["status"], complete["reason"]) == ("True", "MaxTrials")
+    assert status["counts"]["succeeded"] == status["allocated"] == budget
+
+    trials = release.trials(uid)
+    assert [t["index"] for t in trials] == list(range(budget))
+    assert {t["state"] for t in trials} == {"Completed"}
+    assert len({t["config_hash"] for t in trials}) == budget
+    for trial in trials:
+        points = release.curve(uid, trial["index"])
+        assert [p["epoch"] for p in points] == list(range(1, EPOCHS + 1)), trial
+        assert trial["value"] == max(p["metrics"]["accuracy"] for p in points)
+        assert [a["number"] for a in trial["attempts"]] == [0], trial
+    best = max(trials, key=lambda t: (t["value"], -t["index"]))
+    found = (status["best"]["trial"], status["best"]["value"], status["best"]["params"])
+    assert found == (best["index"], best["value"], best["params"])
+
+    # As many Jobs and pods as trials, now and ever: nothing was started twice.
+    assert len(release.jobs_of(name)) == len(release.pods_of(name)) == budget
+    writes = [w for w in release.writes() if w.namespace == TEAM and w.verb == "create"]
+    created = [w.name for w in writes if w.resource == "jobs" and w.name.startswith(f"{name}-")]
+    assert len(created) == len(set(created)) == budget
+    return trials
+
+
+def told(trials: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return of each trial what must not depend on when a process was killed."""
+    return [tuple(t[k] for k in ("index", "params", "state", "value", "epochs")) for t in trials]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(release: Installed) -> list[dict[str, Any]]:
+    """The trials of a job during which nothing happens."""
+    return run(release, tuning_job("calm", "sobol"))
+
+
+@pytest.mark.parametrize("process", ["operator", "tracker"])
+def test_a_killed_process_changes_nothing(release, undisturbed, process):
+    """Operator or tracker killed twice: every trial has the parameters and the value it has without."""
+    trials = run(release, tuning_job(f"without-{process}", "sobol"), process, process)
+    assert told(trials) == told(undisturbed)
+    assert not [t["proposer"] for t in trials if t["proposer"].endswith("/fallback")]
+
+
+def test_a_killed_suggestion_service_stops_nobody(release):
+    """The job goes on while it is down; back again, it proposes from all that happened meanwhile."""
+    job = tuning_job("without-suggestion", "gp", trials=4)
+    trials = run(release, job, "suggestion")
+    assert {t["proposer"] for t in trials} <= {"sobol", "gp", "sobol/fallback"}
+    release.wait_ready()
+    change = '{"spec": {"budget": {"trials": 6}}}'
+    patch = ("patch", "tuningjob", "without-suggestion", "--type=merge", "-p", change)
+    release.cluster.kubectl(*patch, "-n", TEAM)
+
+    def resumed() -> dict[str, Any] | None:
+        found = release.job("without-suggestion")
+        status = found["status"]
+        assert (status["phase"], status["progress"]) == ("Complete", "6/6"), status["progress"]
+        return found
+
+    more = checked(release, wait_for("the two trials more", resumed, limit_s=LIMIT_S))
+    assert told(more[:4]) == told(trials)
+    assert [t["proposer"] for t in more[4:]] == ["gp", "gp"]
+
+
+def test_the_history_outlives_the_pod(release, undisturbed):
+    """A new pod of the release finds the history on its volume, and has nothing to do again."""
+    uid = release.job("calm")["metadata"]["uid"]
+    before, jobs = release.trials(uid), release.jobs_of("calm")
+    pod = release.pod()["metadata"]["uid"]
+    release.cluster.kubectl("delete", "pod", "-n", NAMESPACE, release.pod()["metadata"]["name"])
+
+    def another() -> bool:
+        return bool(release.pod()["metadata"]["uid"] != pod)
+
+    wait_for("another pod", another)
+    release.wait_ready()
+    assert release.trials(uid) == before
+    status = release.job("calm")["status"]
+    assert (status["phase"], status["progress"]) == ("Complete", f"{TRIALS}/{TRIALS}")
+
+    def seen() -> bool:
+        return bool(release.samples("operator", "foretune_job_best_objective", tuningjob="calm"))
+
+    wait_for("the operator to have looked at the job", seen)
+    names = {job["metadata"]["name"] for job in jobs}
+    assert {job["metadata"]["name"] for job in release.jobs_of("calm")} == names
