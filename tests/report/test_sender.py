@@ -91,9 +91,9 @@ class TestRealTracker:
     ) -> None:
         """The next attempt delivers its predecessor's reports, up to where it goes on itself."""
         first = reporter_of(tracked.pod(0, named=False))
-        fill(first, 4, resources={"cpu_s": 1.0})
+        fill(first, 6, resources={"cpu_s": 1.0})
         spool = tracked.folder / "checkpoints" / "reports-0-pod-0.jsonl"
-        until(lambda: len(read(spool)[0]) == 4, "the spool")
+        until(lambda: len(read(spool)[0]) == 6, "the spool")
         second = reporter_of(tracked.pod(1))
         second.report({"accuracy": 0.5}, epoch=4, resources={"cpu_s": 2.0})
         second.finish("done")
