@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.cluster import NotHereError, requirements
+from tests.support.cluster import Cluster, NotHereError, requirements
 from tests.support.images import light_image
 from tests.support.installed import Installed, installed
 
@@ -25,7 +25,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def cluster(release: Installed) -> Installed:
+@pytest.fixture(autouse=True)
+def cluster(release: Installed) -> Cluster:
     """Part of each test's report when it fails; see `tests/conftest.py`."""
     return release.cluster

@@ -1,4 +1,4 @@
-"""kill -9 of each process in the middle of a job: the same end as if nothing had happened."""
+"""A job whose processes are killed or replaced in its midst ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from tests.support.chart import CHART
 from tests.support.cluster import wait_for
 from tests.support.installed import NAMESPACE, TEAM, Installed
 
@@ -135,25 +136,40 @@ def test_a_killed_suggestion_service_stops_nobody(release):
     assert [t["proposer"] for t in more[4:]] == ["gp", "gp"]
 
 
-def test_the_history_outlives_the_pod(release, undisturbed):
-    """A new pod of the release finds the history on its volume, and has nothing to do again."""
-    uid = release.job("calm")["metadata"]["uid"]
-    before, jobs = release.trials(uid), release.jobs_of("calm")
-    pod = release.pod()["metadata"]["uid"]
-    release.cluster.kubectl("delete", "pod", "-n", NAMESPACE, release.pod()["metadata"]["name"])
+def test_an_upgrade_mid_run_changes_nothing(release, undisturbed):
+    """`helm upgrade` replaces the pod while trials run: they go on, and the history is on its volume."""
+    before, pod = release.trials(uid_of(release, "calm")), release.pod()["metadata"]["uid"]
+    job = tuning_job("upgraded", "sobol")
+    release.cluster.apply(job, namespace=TEAM)
+    wait_for("a trial to have ended", mid_run(release, uid_of(release, "upgraded"), 1))
+    release.run_helm(
+        "upgrade", str(CHART), "-f", str(release.values), "--set", "operator.apiQps=40"
+    )
+    trials = checked(release, release.wait_over("upgraded", limit_s=LIMIT_S))
+    assert told(trials) == told(undisturbed)
+    assert release.wait_ready()["metadata"]["uid"] != pod
+    assert release.trials(uid_of(release, "calm")) == before
 
-    def another() -> bool:
-        return bool(release.pod()["metadata"]["uid"] != pod)
 
-    wait_for("another pod", another)
-    release.wait_ready()
-    assert release.trials(uid) == before
-    status = release.job("calm")["status"]
-    assert (status["phase"], status["progress"]) == ("Complete", f"{TRIALS}/{TRIALS}")
+def test_an_uninstalled_release_comes_back(release, undisturbed):
+    """`helm uninstall` leaves TuningJobs and history; installed again, the release knows all jobs."""
+    job, before = release.job("calm"), release.trials(uid_of(release, "calm"))
+    release.run_helm("uninstall", "--wait")
+    wait_for("the pod to go", lambda: not release.cluster.items("pods", NAMESPACE))
+    assert release.job("calm")["status"] == job["status"]
+    release.known.clear()  # the Services get other addresses
+    release.install()
+    assert release.trials(uid_of(release, "calm")) == before
 
     def seen() -> bool:
         return bool(release.samples("operator", "foretune_job_best_objective", tuningjob="calm"))
 
     wait_for("the operator to have looked at the job", seen)
-    names = {job["metadata"]["name"] for job in jobs}
-    assert {job["metadata"]["name"] for job in release.jobs_of("calm")} == names
+    assert release.job("calm")["status"] == job["status"]
+    names = {each["metadata"]["name"] for each in release.jobs_of("calm")}
+    assert len(names) == TRIALS
+
+
+def uid_of(release: Installed, name: str) -> str:
+    """Return the uid of a TuningJob."""
+    return str(release.job(name)["metadata"]["uid"])

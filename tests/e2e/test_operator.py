@@ -21,9 +21,7 @@ from scripts.build_images import IMAGES
 from tests.support.cluster import ROOT, wait_for
 from tests.support.installed import (
     ACCOUNT,
-    NAMESPACE,
     PORTS,
-    RELEASE,
     TEAM,
     Installed,
     Write,
@@ -111,9 +109,7 @@ def histories(
 
 def test_helm_finds_the_release_in_order(release):
     """`helm test` passes: the API server knows TuningJobs, and all three processes are ready."""
-    code, out, err = release.cluster.run([str(release.helm), "test", RELEASE, "-n", NAMESPACE])
-    assert code == 0, err or out
-    assert "Phase:          Succeeded" in out
+    assert "Phase:          Succeeded" in release.run_helm("test")
 
 
 def test_the_processes_run_as_the_chart_says(release):

@@ -211,8 +211,9 @@ class Cluster:
         return wait_for(what, probe, limit_s=limit_s)
 
     def container_logs(self) -> list[Path]:
-        """Return the log files of all containers, those of ended runs too."""
-        return sorted((self.folder / "nodes").glob("pods/*/containers/*/*.log"))
+        """Return the log files of all containers, those of ended runs too, newest last."""
+        found = (self.folder / "nodes").glob("pods/*/containers/*/*.log")
+        return sorted(found, key=lambda path: path.stat().st_mtime)
 
     def report(self) -> str:
         """Return what a failed test should show: objects, events and the ends of all logs."""

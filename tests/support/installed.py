@@ -32,10 +32,11 @@ from tests.support.cluster import (
     running_cluster,
     wait_for,
 )
-from tests.support.images import Built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from tests.support.images import Built
 
 
 TEAM: Final = "team-a"
@@ -91,10 +92,23 @@ class Installed:
 
     cluster: Cluster
     helm: Path
-    image: Built
+    values: Path
+    """The values that the tests install with."""
     audit: Path
     known: dict[str, str] = field(default_factory=dict)
     """Addresses and tokens that were asked for."""
+
+    def run_helm(self, command: str, *args: str) -> str:
+        """Return what `helm command RELEASE args` prints; raises `AssertionError` with its message."""
+        words = [str(self.helm), command, RELEASE, *args, "--namespace", NAMESPACE]
+        code, out, err = self.cluster.run(words)
+        assert code == 0, f"helm {command}: {err.strip() or out.strip()}"
+        return out
+
+    def install(self) -> None:
+        """Install the chart, and wait until all its processes are ready."""
+        self.run_helm("install", str(CHART), "-f", str(self.values))
+        self.wait_ready()
 
     # --- the release's pod -------------------------------------------------------------------
 
@@ -253,7 +267,8 @@ class Installed:
     def writes(self) -> list[Write]:
         """Return all writes that were carried out so far, dry runs and refusals left out."""
         found = []
-        for line in self.audit.read_text(encoding="utf-8").splitlines():
+        # Behind the last line end there is nothing, or a line that is being written.
+        for line in self.audit.read_text(encoding="utf-8").split("\n")[:-1]:
             event = json.loads(line)
             target = event.get("objectRef", {})
             code = event.get("responseStatus", {}).get("code", 0)
@@ -282,8 +297,8 @@ def memory_of(pod: str, word: str) -> dict[str, int]:
     """Return `VmRSS` and `VmHWM` (bytes) of the process of a pod whose command has this argument."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
-            names = (folder / "environ").read_text(encoding="utf-8").split("\0")
+            words = (folder / "cmdline").read_text(errors="replace").split("\0")
+            names = (folder / "environ").read_text(errors="replace").split("\0")
             if word in words and f"HOSTNAME={pod}" in names:
                 return _memory((folder / "status").read_text(encoding="utf-8"))
     raise AssertionError(f"pod {pod} has no process with the argument {word}")
@@ -364,12 +379,9 @@ def installed(
         folder, node_flags=_node_flags(image), control_plane_flags=flags
     ) as cluster:
         _prepare(cluster)
-        release = Installed(cluster, helm, image, audit)
-        where = [RELEASE, str(CHART), "--namespace", NAMESPACE, "-f", str(own)]
-        code, out, err = cluster.run([str(helm), "install", *where])
-        assert code == 0, f"helm install: {err or out}"
+        release = Installed(cluster, helm, own, audit)
         try:
-            release.wait_ready()
+            release.install()
         except AssertionError as error:
             raise AssertionError(f"{error}\n{cluster.report()}") from error
         yield release
