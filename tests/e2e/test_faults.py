@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -113,6 +115,18 @@ def test_a_killed_process_changes_nothing(release, undisturbed, process):
     trials = run(release, tuning_job(f"without-{process}", "sobol"), process, process)
     assert told(trials) == told(undisturbed)
     assert not [t["proposer"] for t in trials if t["proposer"].endswith("/fallback")]
+
+
+def test_a_killed_api_server_changes_nothing(release, undisturbed):
+    """The API server is killed and comes back seconds later: nothing is lost, nothing is done twice."""
+    job = tuning_job("without-api-server", "sobol")
+    release.cluster.apply(job, namespace=TEAM)
+    uid = uid_of(release, "without-api-server")
+    wait_for("a trial to have ended", mid_run(release, uid, 1))
+    pid = release.cluster.folder / "controlplane" / "apiserver.pid"
+    os.kill(int(pid.read_text(encoding="utf-8")), signal.SIGKILL)
+    trials = checked(release, release.wait_over("without-api-server", limit_s=LIMIT_S))
+    assert told(trials) == told(undisturbed)
 
 
 def test_a_killed_suggestion_service_stops_nobody(release):
