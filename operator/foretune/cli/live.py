@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -74,6 +74,13 @@ class Live(Lines):
     def say(self, text: str) -> None:
         """Print a line above the picture."""
         self._console.print(Text(text))
+
+    def say_end(self, text: str, *, well: bool) -> None:
+        """Print a trial's line; a narrow terminal cuts its parameters, but never why it failed."""
+        how: dict[str, Any] = (
+            {"soft_wrap": False, "no_wrap": True, "overflow": "ellipsis"} if well else {}
+        )
+        self._console.print(Text(text), **how)
 
 
 def picture(run: LocalRun, now: float, began: float) -> RenderableType:

@@ -48,6 +48,10 @@ class Lines:
         """Print a line."""
         print(text, flush=True)
 
+    def say_end(self, text: str, *, well: bool) -> None:  # noqa: ARG002 - for terminals
+        """Print the line of a trial that ended, well or not."""
+        self.say(text)
+
     # ---------------------------------------------------------- ports.Telemetry
     def trial_created(self, job: Job, index: int) -> None:
         """A trial begins: the terminal shows it while it runs."""
@@ -66,11 +70,10 @@ class Lines:
             return
         trials = self._run.trials()
         ended = sum(one.state.terminal for one in trials)
-        line = f"[{ended}/{job.spec.trials}] {words.end_of(trial, job.spec.objective)}"
         winner = best(job.spec.objective, trials)
-        if winner is not None and winner.index == trial.index:
-            line += "  (best)"
-        self.say(line)
+        is_best = winner is not None and winner.index == trial.index
+        told = words.end_of(trial, job.spec.objective, is_best=is_best)
+        self.say_end(f"[{ended}/{job.spec.trials}] {told}", well=trial.state.succeeded)
         if trial.state in words.FAILURES:
             folder = attempt.pod_name or attempt.name
             self.say(f"  its log: {self._run.state / folder / 'log.txt'}")

@@ -80,8 +80,8 @@ def one_line(text: str, limit: int = 200) -> str:
     return last if len(last) <= limit else last[: limit - 3] + "..."
 
 
-def end_of(trial: Trial, objective: Objective) -> str:
-    """Return how a trial ended, in one line: `trial 3 completed: accuracy 0.98 in 8.2 s, 5 epochs, ...`."""
+def end_of(trial: Trial, objective: Objective, *, is_best: bool = False) -> str:
+    """Return how a trial ended, in one line: `trial 3 completed: accuracy 0.98, 5 epochs, 8.2 s (best)  ...`."""
     head = f"trial {trial.index} {_SAID.get(trial.state, trial.state.lower())}"
     tail = f"  {settings(trial.params)}"
     if trial.value is None or not trial.state.succeeded:
@@ -93,4 +93,5 @@ def end_of(trial: Trial, objective: Objective) -> str:
         facts.append(plural(int(trial.epochs), "epoch"))
     if (seconds := seconds_of(trial)) is not None:
         facts.append(duration(seconds))
-    return f"{head}: {', '.join(facts)}{tail}"
+    mark = " (best)" if is_best else ""
+    return f"{head}: {', '.join(facts)}{mark}{tail}"
