@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """The chart on a cluster of this module's own, with all three processes ready."""
+def release(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installed]:
+    """The chart on a cluster of this module's own, with the module's VALUES and all processes ready."""
+    values = getattr(request.module, "VALUES", {})
     try:
         requirements()  # before an image is built for nothing
         image = light_image()
-        with installed(tmp_path_factory.mktemp("e2e"), image) as found:
+        with installed(tmp_path_factory.mktemp("e2e"), image, values) as found:
             yield found
     except NotHereError as error:
         pytest.skip(str(error))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3000)]
 
+VALUES: Final = {"watchNamespaces": [TEAM]}
+"""Of the chart: here with rights in one namespace only; `test_operator` has them in the cluster."""
+
 TRIALS: Final = 6
 
 EPOCHS: Final = 2

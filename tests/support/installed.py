@@ -43,7 +43,7 @@ TEAM: Final = "team-a"
 """Namespace of the TuningJobs."""
 
 READER: Final = "reader"
-"""Service account of `TEAM` with the cluster's role `view`: somebody who looks at jobs."""
+"""Service account of `TEAM` with the rights of a viewer: somebody who looks at jobs."""
 
 ACCOUNT: Final = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 """The service account that the chart makes for its pod."""
@@ -339,8 +339,12 @@ def _prepare(cluster: Cluster) -> None:
 
     cluster.apply(namespace(NAMESPACE), namespace(TEAM))
     cluster.kubectl("create", "serviceaccount", READER, "-n", TEAM)
-    view = ("--clusterrole=view", f"--serviceaccount={TEAM}:{READER}")
-    cluster.kubectl("create", "rolebinding", READER, "-n", TEAM, *view)
+    # Rights of an installation for the whole cluster come with the role `view`; one for some namespaces
+    # has a Role in each of them.
+    roles = {"--clusterrole": "view", "--role": f"{RELEASE}-{NAMESPACE}-viewer"}
+    for number, (kind, role) in enumerate(roles.items()):
+        to = (f"{kind}={role}", f"--serviceaccount={TEAM}:{READER}")
+        cluster.kubectl("create", "rolebinding", f"{READER}-{number}", "-n", TEAM, *to)
     cluster.apply(_volume("history", NAMESPACE, f"{RELEASE}-history"))
 
 
