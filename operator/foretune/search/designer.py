@@ -52,6 +52,8 @@ class Problem:
     context: Mapping[str, str] = field(default_factory=dict)
     """What the job is about (model, dataset, ...)."""
     history: tuple[SourceTask, ...] = ()
+    candidates: tuple[Params, ...] = ()
+    """The only configurations that may be proposed; empty allows the whole space."""
 
 
 @dataclass(frozen=True)
