@@ -123,6 +123,7 @@ class PlainGP:
         trials = (*completed.trials, *pending.trials)
         used = known_keys(space, trials)
         params: Params | None
+        score: float | None
         if problem.candidates:
             params, score = _best_candidate(problem, encoding, acquisition, used, deadline)
         else:
