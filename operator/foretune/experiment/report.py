@@ -83,7 +83,7 @@ def compared_table(runs: Sequence[Run]) -> list[str]:
     found = {name: st.matrix(of, budget) for name, of in by_method.items()}
     plain = found[PLAIN]
     rivals = [name for name in found if name != PLAIN]
-    last = at[-1]
+    levels, shares = at[-2:], [n for n in at if n >= min(10, at[-1])]
     adjusted = {
         n: st.holm({name: st.wilcoxon(found[name], plain, n) for name in rivals}) for n in at
     }
@@ -91,10 +91,8 @@ def compared_table(runs: Sequence[Run]) -> list[str]:
         [
             "method",
             *(f"minus plain @{n}" for n in at),
-            f"plain @{min(25, last)} reached at",
-            f"plain @{last} reached at",
-            f"runs worse @{min(10, last)}",
-            f"runs worse @{last}",
+            *(f"plain @{n} reached at" for n in levels),
+            *(f"runs worse @{n}" for n in shares),
         ]
     )
     for name in rivals:
@@ -103,11 +101,11 @@ def compared_table(runs: Sequence[Run]) -> list[str]:
             d = st.paired(found[name], plain, n)
             p = adjusted[n][name]
             cells.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], p {_p(p)}")
-        for level_at in (min(25, last), last):
+        for level_at in levels:
             level = float(plain.curves[:, level_at - 1].mean())
             reached = st.reaches(found[name].curves.mean(axis=0), level)
             cells.append(f"> {budget}" if reached is None else str(reached))
-        for n in (min(10, last), last):
+        for n in shares:
             share = st.worse_share(by_method[name], by_method[PLAIN], n)
             cells.append(f"{100 * share:.0f} %")
         lines.append(_row([name, *cells]))

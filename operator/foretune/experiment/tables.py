@@ -130,16 +130,17 @@ def coded(values: Sequence[Value]) -> tuple[list[Value], npt.NDArray[np.int64]]:
 
 
 def merged(
-    space: Space, columns: Mapping[str, Sequence[Value]], arrays: Iterable[Any]
+    columns: Mapping[str, Sequence[Value]], arrays: Iterable[Any]
 ) -> tuple[dict[str, tuple[Value, ...]], list[Any]]:
     """Return the rows with equal configurations made one: the mean of what was measured.
 
     A configuration that failed once has failed: a user would meet that, too.
     """
-    keys: dict[str, list[int]] = {}
-    for row in range(len(next(iter(columns.values())))):
-        params = {name: values[row] for name, values in columns.items()}
-        keys.setdefault(space.key(params), []).append(row)
+    keys: dict[tuple[Value, ...], list[int]] = {}
+    for row, key in enumerate(zip(*columns.values(), strict=True)):
+        keys.setdefault(key, []).append(row)
+    if all(len(rows) == 1 for rows in keys.values()):
+        return {name: tuple(values) for name, values in columns.items()}, list(arrays)
     groups = list(keys.values())
     first = {n: tuple(v[rows[0]] for rows in groups) for n, v in columns.items()}
     means = [

@@ -396,7 +396,7 @@ def _table(
         _floats(data[family.cost]) if family.cost else None,
     ]
     if not family.complete:
-        columns, arrays = merged(space, columns, arrays)
+        columns, arrays = merged(columns, arrays)
     values, replicates, costs = arrays
     dataset = family.dataset(task)
     return Table(
