@@ -221,8 +221,23 @@ def _gp(threads: int) -> Designer:
     return Ladder((PlainGP(threads=threads), _sobol(threads)))
 
 
+def _auto(threads: int) -> Designer:
+    from foretune.search.ladder import WithHistory  # noqa: PLC0415 - it imports this module
+
+    return WithHistory(_gp(threads), lambda: _meta(threads))
+
+
+def _meta(threads: int) -> Designer:
+    from foretune.search.ladder import Ladder  # noqa: PLC0415 - it imports this module
+    from foretune.search.meta_gp import MetaGP  # noqa: PLC0415 - torch, only when it is used
+    from foretune.search.plain_gp import PlainGP  # noqa: PLC0415 - torch, only when it is used
+
+    plain = PlainGP(threads=threads)
+    return Ladder((MetaGP(plain=plain, threads=threads), plain, _sobol(threads)))
+
+
 REGISTRY: Final[Mapping[Algorithm, Callable[[int], Designer]]] = {
-    Algorithm.AUTO: _gp,
+    Algorithm.AUTO: _auto,
     Algorithm.GP: _gp,
     Algorithm.RANDOM: _random,
     Algorithm.SOBOL: _sobol,
