@@ -424,7 +424,9 @@ def _history(history: Any) -> tuple[Path | None, tuple[SourceTask, ...]]:
         with path.open("rb") as file:
             if file.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
                 raise InvalidInputError(f"history: {path} is not a history database (SQLite)")
-        return path, ()
+        from foretune.app.history import tasks_of_file  # noqa: PLC0415 - SQLAlchemy, only when used
+
+        return path, tasks_of_file(path)
     if not isinstance(history, Sequence):
         raise InvalidInputError(
             f"history: must be a path or a sequence of TaskHistory, not {type(history).__name__}"
