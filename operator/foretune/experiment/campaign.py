@@ -87,6 +87,8 @@ def carry_out(
     missing = [cell for cell in cells if cell not in known]
     progress = Progress(len(cells), len(cells) - len(missing), out)
     failed = 0
+    if not missing:
+        return failed
     context = multiprocessing.get_context("spawn")
     with ledger.writing() as writer, ProcessPoolExecutor(jobs, mp_context=context) as workers:
         futures = {workers.submit(attempt, cell): cell for cell in missing}

@@ -13,6 +13,7 @@ from foretune.domain.job import Goal, Objective
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import InvalidInputError
+from foretune.experiment.resources import PeakMemory, cpu_s
 from foretune.optimizer import Optimizer, TaskHistory
 from foretune.search.designer import Deadline, Problem, split
 
@@ -60,6 +61,12 @@ class Session(Protocol):
     def tell(self, ask: Ask, params: Params, value: float | None, cost: float | None) -> None:
         """Take the outcome (None: it failed) of what was asked, measured at `params`."""
 
+    def cpu_s(self) -> float:
+        """Return CPU seconds that the method has used so far, in whatever process it runs."""
+
+    def grown_mib(self) -> float:
+        """Return how much memory the method has grown by since it started, at its peak."""
+
     def close(self) -> None:
         """Free what the run held."""
 
@@ -68,7 +75,26 @@ Method = Callable[[Setting], Session]
 """Starts a run."""
 
 
-class OptimizerSession:
+class InProcess:
+    """What sessions share that run in this process."""
+
+    def __init__(self) -> None:
+        """Measure from here."""
+        self._memory = PeakMemory()
+
+    def cpu_s(self) -> float:
+        """Return CPU seconds of this process."""
+        return cpu_s()
+
+    def grown_mib(self) -> float:
+        """Return the growth of this process."""
+        return self._memory.grown_mib()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class OptimizerSession(InProcess):
     """`foretune.optimizer.Optimizer`, as a user calls it; `first` are configurations tried before."""
 
     def __init__(
@@ -80,6 +106,7 @@ class OptimizerSession:
         first: Sequence[Params] = (),
     ) -> None:
         """Start an optimizer, with the setting's history or without any."""
+        super().__init__()
         self._first = list(first)
         self._optimizer = Optimizer(
             setting.space,
@@ -114,15 +141,13 @@ class OptimizerSession:
         failure = "diverged" if value is None else None
         self._optimizer.observe(ask.token or params, value=value, failure=failure, cost=cost)
 
-    def close(self) -> None:
-        """Nothing is held."""
 
-
-class DesignerSession:
+class DesignerSession(InProcess):
     """Any designer, called as the suggestion service calls it: for ablations."""
 
     def __init__(self, setting: Setting, designer: Designer) -> None:
         """Start with no trials."""
+        super().__init__()
         self._designer = designer
         self._trials: list[Trial] = []
         self._problem = Problem(
@@ -164,9 +189,6 @@ class DesignerSession:
         values: dict[str, Any] = {"state": TrialState.RUNNING, **changes}
         return Trial(job_uid="replay", index=index, params=params, config_hash="", **values)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def expected(detail: Mapping[str, Any]) -> dict[str, float | None]:
     """Return mean and sd of a new measurement, where an audit has them."""
@@ -205,16 +227,21 @@ METHODS: Final[Mapping[str, Method]] = {
 def method(name: str) -> Method:
     """Return a method of `METHODS`, a peer (`optuna-tpe`), or `name=module:function`, a designer to try.
 
-    The function takes nothing and returns a designer. Raises `InvalidInputError` for a name that is none.
+    The function takes nothing and returns a designer. Raises `InvalidInputError` for a name that is none,
+    and for a peer whose environment was not made.
     """
+    from foretune.experiment import peers  # noqa: PLC0415 - it imports this module
+
     label, _, place = name.partition("=")
     if place:
         return _designer(label, place)
     if label in METHODS:
         return METHODS[label]
-    raise InvalidInputError(
-        f"method: must be one of {', '.join(METHODS)} or NAME=MODULE:FUNCTION, not {name!r}"
-    )
+    if label in peers.PEERS:
+        peers.interpreter(label)
+        return lambda setting: peers.PeerSession(label, setting)
+    known = ", ".join((*METHODS, *peers.PEERS))
+    raise InvalidInputError(f"method: must be one of {known} or NAME=MODULE:FUNCTION, not {name!r}")
 
 
 def _designer(label: str, place: str) -> Method:

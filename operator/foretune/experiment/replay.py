@@ -8,11 +8,8 @@ nearest row, tried or not: the table as a function of the whole space. A full gr
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,6 +23,9 @@ if TYPE_CHECKING:
     from foretune.experiment.tables import Table
 
 PROTOCOLS: Final = ("pool", "nearest")
+
+WITHOUT_MODEL: Final = frozenset({"random", "sobol"})
+"""Methods that need no torch: a process that runs nothing else never loads it."""
 
 STRANGERS: Final = {"tst_svm": "fcnet"}
 """N3: the family whose history a family gets, where it is not `tst_svm`."""
@@ -65,15 +65,14 @@ def run(cell: Cell) -> dict[str, Any]:
         history=history,
         candidates=() if free else tuple(target.params(row) for row in range(len(target))),
     )
-    _import_models()
-    before = _resident_mib("VmRSS")
-    _forget_peak()
+    if cell.method not in WITHOUT_MODEL:
+        _import_models()
     session = method(cell.method)(setting)
     try:
         record = tune(session, target, setting, protocol=cell.protocol)
+        return record | {"grown_mib": session.grown_mib(), "dataset": target.dataset}
     finally:
         session.close()
-    return record | {"rss_mib": _resident_mib("VmHWM") - before, "dataset": target.dataset}
 
 
 def tune(session: Session, table: Table, setting: Setting, *, protocol: str) -> dict[str, Any]:
@@ -82,9 +81,9 @@ def tune(session: Session, table: Table, setting: Setting, *, protocol: str) -> 
     found: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     moved = 0
     while (left := setting.budget - len(found["tried"])) > 0:
-        cpu, wall = _cpu_s(), time.perf_counter()
+        cpu, wall = session.cpu_s(), time.perf_counter()
         asks = session.ask(min(setting.batch, left))
-        cpu_s = (_cpu_s() - cpu) / len(asks)
+        cpu_s = (session.cpu_s() - cpu) / len(asks)
         wall_s = (time.perf_counter() - wall) / len(asks)
         outcomes: list[tuple[Ask, int, Any]] = []
         for ask in asks:
@@ -134,25 +133,3 @@ def _import_models() -> None:
     """Import what every model needs, so that memory is counted from there."""
     import botorch  # noqa: F401, PLC0415
     import gpytorch  # noqa: F401, PLC0415
-
-
-def _cpu_s() -> float:
-    """Return CPU seconds of this process and the children it has waited for."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime
-
-
-def _resident_mib(key: str) -> float:
-    """Return a figure of this process's memory; NaN where there is no /proc."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except FileNotFoundError:
-        return float("nan")
-    (line,) = (line for line in text.splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) / 1024
-
-
-def _forget_peak() -> None:
-    """Let the peak of resident memory start at what is resident now (Linux)."""
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

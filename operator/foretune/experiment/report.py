@@ -133,7 +133,7 @@ def conduct_table(runs: Sequence[Run]) -> list[str]:
         cpu, wall = st.quantiles(of, "cpu_s"), st.quantiles(of, "wall_s")
         evaluations = sum(len(run["tried"]) for run in of)
         moved = sum(run["moved"] for run in of) / evaluations
-        memory = [run["rss_mib"] for run in of if math.isfinite(run["rss_mib"])]
+        memory = [run["grown_mib"] for run in of if math.isfinite(run["grown_mib"])]
         lines.append(
             _row(
                 [
@@ -215,7 +215,7 @@ def _line(m: Matrix) -> Line:
 
 
 def _preface(runs: Sequence[Run], command: str) -> list[str]:
-    codes = sorted({run["code"] for run in runs})
+    codes = {method: sorted({run["code"] for run in of}) for method, of in _by_method(runs).items()}
     families = [f"{f} ({FAMILIES[f].terms})" for f in dict.fromkeys(run["family"] for run in runs)]
     failed = sum("error" in run for run in runs)
     page = [
@@ -227,12 +227,13 @@ def _preface(runs: Sequence[Run], command: str) -> list[str]:
         f"Recorded histories: {'; '.join(families)}.",
         "Regret: 0 is the table's best row, 1 its median and anything worse. Means over tasks; 95 % intervals",
         "by a bootstrap over data sets; p values: Wilcoxon's test over tasks, adjusted by Holm's method.",
-        f"Sources of the methods: {', '.join(f'`{code}`' for code in codes)}.",
+        "Digest of this project's sources by method: "
+        + ", ".join(f"{method} {' '.join(of)}" for method, of in codes.items())
+        + ".",
     ]
-    if len(codes) > 1:
-        page.append(
-            "**The code has changed between runs: figures of different sources are mixed.**"
-        )
+    mixed = [method for method, of in codes.items() if len(of) > 1]
+    if mixed:
+        page.append(f"**The code has changed between runs of {', '.join(mixed)}.**")
     if failed:
         page.append(
             f"**{failed} runs failed and are left out, with all others of their seed and task.**"
