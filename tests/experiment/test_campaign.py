@@ -17,8 +17,8 @@ import pytest
 from tests.support.until import until
 
 from foretune.errors import InvalidInputError
-from foretune.experiment.__main__ import main
 from foretune.experiment.campaign import Progress, spread_over
+from foretune.experiment.command import main
 from foretune.experiment.ledger import Ledger
 from foretune.experiment.replay import Cell
 

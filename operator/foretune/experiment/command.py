@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from foretune.errors import InvalidInputError
+from foretune.errors import ForetuneError, InvalidInputError
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Sequence
 
 DEFAULT_FAMILIES: Final = (
     "lcbench_a,fcnet,taskset_imdb_rnn,deepar_forecasting,tst_svm,xgb34,xgboost_libsvm"
 )
 DEFAULT_METHODS: Final = "random,sobol,plain,past-bests,ours"
+
+
+def from_cli(arguments: argparse.Namespace) -> int:
+    """Run `foretune experiment ...`, whose own parser leaves the rest of the line to this one."""
+    return main(arguments.arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, and return its exit code: 1 when runs failed, 2 when it was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="foretune experiment", description="Compare search methods on recorded histories."
+    )
+    add_arguments(parser)
+    try:
+        return execute(parser.parse_args(argv))
+    except ForetuneError as error:
+        print(f"foretune: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

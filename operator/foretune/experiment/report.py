@@ -33,19 +33,20 @@ def sections(runs: Iterable[Run]) -> dict[tuple[Any, ...], list[Run]]:
     found: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if "error" not in run:
-            found[tuple(run[name] for name in CONDITIONS)].append(run)
+            label = run["method"].partition("=")[0]
+            found[tuple(run[name] for name in CONDITIONS)].append({**run, "method": label})
     return {key: complete for key in sorted(found) if (complete := st.complete(found[key]))}
 
 
 def methods_of(runs: Iterable[Run]) -> list[str]:
     """Return the methods of runs, in the order in which they first stand there."""
-    return list(dict.fromkeys(run["method"] for run in runs))
+    return list(dict.fromkeys(run["method"].partition("=")[0] for run in runs))
 
 
 def title_of(key: tuple[Any, ...]) -> str:
     """Say which experiment a section is."""
     variant, protocol, batch, rows, sources, budget = key
-    what = "sound history" if not variant else f"spoilt history {variant}"
+    what = "Sound history" if not variant else f"Spoilt history {variant}"
     many = f"of {sources} other tasks" if sources else "of each other task"
     how = "one at a time" if batch == 1 else f"in batches of {batch}"
     return f"{what}, {rows} rows {many}; protocol {protocol}, {budget} evaluations {how}"
@@ -168,7 +169,7 @@ def write(runs: Sequence[Run], folder: Path, *, command: str) -> None:
     colours = colours_of(methods)
     page = [*_preface(runs, command)]
     for number, (key, of) in enumerate(sections(runs).items(), start=1):
-        page += ["", f"## {title_of(key)[0].upper()}{title_of(key)[1:]}"]
+        page += ["", f"## {title_of(key)}"]
         for name, part in _parts(of):
             stem = f"{number}-{name.replace(' ', '-')}"
             page += _part(name, part, stem, folder, colours)
@@ -181,7 +182,7 @@ def _part(
     budget = max(run["budget"] for run in runs)
     lines = {method: _line(st.matrix(of, budget)) for method, of in _by_method(runs).items()}
     (folder / f"{stem}-regret.svg").write_text(regret_plot(name, lines, colours), encoding="utf-8")
-    page = ["", f"### {name[0].upper()}{name[1:]}", "", f"{_size(runs)}.", ""]
+    page = ["", f"### {name}", "", f"{_size(runs)}.", ""]
     page += regret_table(runs, intervals=True)
     page += ["", f"![regret of {name}]({stem}-regret.svg)"]
     if any(run["regret"] != run["regret_observed"] for run in runs):
