@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -59,6 +60,15 @@ def replay(out: Path, *more: str) -> list[str]:
         *("replay", "--families", "steplaw_dense", "--methods", "random,sobol"),
         *("--seeds", "2", "--budget", "6", "--out", str(out), *more),
     ]
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def lines(out: Path) -> list[str]:
@@ -137,13 +147,20 @@ def test_a_replay_runs_once_and_a_second_call_only_shows_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.usefixtures("data")
-def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path) -> None:
-    """After kill -9 the runs on disk are kept, and the rest gives what an unbroken replay gives."""
+def test_a_replay_that_was_ended_goes_on_where_it_was(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """After kill -9 or Ctrl-C no worker is left, and the rest gives what an unbroken replay gives."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     command = [sys.executable, "-m", "foretune.experiment", *replay(broken)]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
     )
     try:
         until(
@@ -151,9 +168,16 @@ def test_a_killed_replay_goes_on_where_it_was(tmp_path: Path) -> None:
             "two runs on disk",
             limit_s=240,
         )
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+        until(lambda: not alive(process.pid), "the end of the workers", limit_s=120)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        _, said = process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if number == signal.SIGINT and process.returncode != 0:
+        assert process.returncode == 130
+        assert "Traceback" not in said
+        assert "the same command goes on" in said
     kept = lines(broken)
     assert len(kept) >= 2, said
     assert main(replay(broken)) == 0

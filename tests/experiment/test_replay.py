@@ -123,6 +123,7 @@ def a_history(best: float, name: str) -> TaskHistory:
     return TaskHistory(name=name, observations=[*observations, failed], space=LINE)
 
 
+@pytest.mark.slow
 def test_past_bests_are_tried_first_each_once_then_the_model_goes_on() -> None:
     """Two tasks that agree give one configuration; the plain expert knows what they gave."""
     table = a_table(xs=[i / 20 for i in range(21)], values=[(i / 20 - 0.8) ** 2 for i in range(21)])

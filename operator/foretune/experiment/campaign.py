@@ -6,11 +6,15 @@ import functools
 import hashlib
 import itertools
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -90,7 +94,8 @@ def carry_out(
     if not missing:
         return failed
     context = multiprocessing.get_context("spawn")
-    with ledger.writing() as writer, ProcessPoolExecutor(jobs, mp_context=context) as workers:
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    with ledger.writing() as writer, pool as workers:
         futures = {workers.submit(attempt, cell): cell for cell in missing}
         try:
             for future in as_completed(futures):
@@ -103,6 +108,19 @@ def carry_out(
             raise
     progress.end(failed)
     return failed
+
+
+def _begin_worker() -> None:
+    """Let a worker die silently of Ctrl-C, and with its parent, which kill -9 may have ended."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def attempt(cell: Cell) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from foretune.errors import ForetuneError, InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 DEFAULT_FAMILIES: Final = (
     "lcbench_a,fcnet,taskset_imdb_rnn,deepar_forecasting,tst_svm,xgb34,xgboost_libsvm"
 )
@@ -24,7 +27,7 @@ def from_cli(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line, and return its exit code: 1 when runs failed, 2 when it was wrong."""
+    """Run a command line, and return its exit code: 1 when runs failed, 2 when it was wrong, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="foretune experiment", description="Compare search methods on recorded histories."
     )
@@ -34,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ForetuneError as error:
         print(f"foretune: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
         return 2
+    except KeyboardInterrupt:
+        print("foretune: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
