@@ -171,3 +171,18 @@ def test_mirroring_keeps_failures_where_they_are() -> None:
     ]
     assert [o.value for o in mirrored(outcomes)] == [4.0, None, 1.0]
     assert mirrored(outcomes)[1].failure == "oom"
+
+
+def test_lists_of_a_quantity_change_their_unit_and_counts_do_not() -> None:
+    """N4: a list of learning rates is in another unit; batch sizes, though they span as much, are not."""
+    space = parse_space(
+        {"lr": {"values": [0.001, 0.01, 0.1]}, "batch": {"values": [8, 64, 512]}}, "space"
+    )
+    columns = {"lr": (0.001, 0.01, 0.1), "batch": (8, 64, 512)}
+    one, other = (
+        a_table(space=space, columns=columns, values=[1.0, 2.0, 3.0], task=t, dataset=t)
+        for t in "ab"
+    )
+    (task,) = history_for([one, other], one, Given(variant="N4"), seed=0)
+    seen = {(o.params["lr"], o.params["batch"]) for o in task.observations}
+    assert seen == {(0.1, 8), (1.0, 64), (10.0, 512)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from foretune.domain.space import Float, Int, Scale, Space
+from foretune.domain.space import Float, Int, Ordinal, Scale, Space
 from foretune.experiment.tables import Table
 from foretune.optimizer import Observation, TaskHistory
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 UNIT_SHIFT: Final = 100.0
 """N4: what a learning rate is multiplied by, as between a fraction and a percentage."""
+
+ORDERS: Final = 10.0
+"""N4: a list of numbers whose last is so many times its first is one of a quantity with a unit."""
 
 CORRUPT: Final = 0.1
 """N5: share of rows that are spoilt."""
@@ -142,23 +145,14 @@ def _strange(b: Battery) -> tuple[TaskHistory, ...]:
 
 
 def _other_units(b: Battery) -> tuple[TaskHistory, ...]:
-    """Multiply every real number on a logarithmic scale, as a learning rate in another unit."""
+    """Multiply every real number that spans orders of magnitude, as a learning rate in another unit."""
     space = b.target.space
-    moved = [p.name for p in space.parameters if isinstance(p, Float) and p.scale is Scale.LOG]
-
-    def wider(parameter: Parameter) -> Parameter:
-        if parameter.name not in moved or not isinstance(parameter, Float):
-            return parameter
-        low, high = parameter.low * UNIT_SHIFT, parameter.high * UNIT_SHIFT
-        return replace(parameter, low=low, high=high, default=None)
-
-    shifted = Space(tuple(wider(parameter) for parameter in space.parameters))
+    moved = {p.name for p in space.parameters if _has_unit(p)}
+    shifted = Space(tuple(_wider(p) if p.name in moved else p for p in space.parameters))
 
     def move(params: Params) -> Params:
         return {
-            name: min(shifted[name].high, float(value) * UNIT_SHIFT)  # type: ignore[attr-defined]
-            if name in moved
-            else value
+            name: _legal(shifted[name], float(value) * UNIT_SHIFT) if name in moved else value
             for name, value in params.items()
         }
 
@@ -170,6 +164,30 @@ def _other_units(b: Battery) -> tuple[TaskHistory, ...]:
         )
         for task in b.sound()
     )
+
+
+def _has_unit(parameter: Parameter) -> bool:
+    if isinstance(parameter, Ordinal):
+        low, high = float(parameter.options[0]), float(parameter.options[-1])
+        fractions = any(not float(option).is_integer() for option in parameter.options)
+        return fractions and 0 < ORDERS * low <= high
+    return isinstance(parameter, Float) and parameter.scale is Scale.LOG
+
+
+def _wider(parameter: Parameter) -> Parameter:
+    if isinstance(parameter, Ordinal):
+        options = tuple(float(option) * UNIT_SHIFT for option in parameter.options)
+        return Ordinal(name=parameter.name, options=options)
+    assert isinstance(parameter, Float)
+    low, high = parameter.low * UNIT_SHIFT, parameter.high * UNIT_SHIFT
+    return replace(parameter, low=low, high=high, default=None)
+
+
+def _legal(parameter: Parameter, value: float) -> float:
+    """Return the value; a float of a range stays within it whatever rounding did."""
+    if isinstance(parameter, Float):
+        return min(parameter.high, max(parameter.low, value))
+    return value
 
 
 def _corrupt(b: Battery) -> tuple[TaskHistory, ...]:
