@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from tests.support.tables import LINE, a_table
 
 from foretune.errors import InvalidInputError
 from foretune.experiment.methods import Ask, Setting, expected, method, past_bests
-from foretune.experiment.replay import curves, tune
-from foretune.optimizer import Observation, TaskHistory
+from foretune.experiment.replay import Cell, curves, run, tune
+from foretune.optimizer import Observation, Optimizer, TaskHistory
 
 if TYPE_CHECKING:
     from foretune.domain.space import Params
@@ -154,3 +154,28 @@ def test_a_new_measurement_is_as_doubtful_as_model_and_noise_together() -> None:
     """A doubt of the model of 3 and a noise of 4 make 5; without a prediction there is none."""
     assert expected({"mean": 1, "sd": 3.0, "noise_sd": 4.0}) == {"mean": 1.0, "sd": 5.0}
     assert expected({"model": "gp"}) == {"mean": None, "sd": None}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_a_run_by_its_cell_gives_ours_the_other_tasks_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The designer with history gets the other data sets' rows, the plain one none; all is measured."""
+    seen: dict[str, tuple[str, ...]] = {}
+    original = Optimizer.__init__
+
+    def spy(self: Optimizer, *args: Any, history: Any = None, **more: Any) -> None:
+        seen[more["algorithm"]] = tuple(task.name for task in history or ())
+        original(self, *args, history=history, **more)
+
+    monkeypatch.setattr(Optimizer, "__init__", spy)
+    for name in ("ours", "plain"):
+        record = run(Cell(seed=0, family="steplaw_dense", task="b", method=name, budget=8, rows=9))
+        assert len(record["tried"]) == len(set(record["tried"])) == 8
+        assert record["moved"] == 0
+        assert record["regret"][-1] <= record["regret"][0]
+        assert record["dataset"] == "b"
+        assert record["grown_mib"] >= 0
+        assert min(record["wall_s"]) > 0
+    assert seen == {"auto": ("steplaw_dense/a", "steplaw_dense/c"), "gp": ()}
