@@ -27,7 +27,7 @@ from foretune.search.posterior import CHUNK, cholesky, finite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RESIDUALS: Final = (0.1, 0.3, 1.0)
+RESIDUALS: Final = (0.3, 1.0)
 """Variances of what is new about the target, in units of a past task's own variance."""
 
 NOISES: Final = (0.01, 0.1, 0.5)

@@ -71,8 +71,11 @@ FINE: Final = 128
 CACHED: Final = 4
 """Histories kept ready."""
 
-EARLY: Final = 5
+EARLY: Final = 8
 """Trials until which only past bests are tried, since they were seen to be good somewhere."""
+
+UNLIKELY: Final = 1e6
+"""Log score that a candidate loses while only those nearest to past bests are tried."""
 
 REJECTED_SHOWN: Final = 10
 """Rejected tasks named in the audit."""
@@ -131,6 +134,8 @@ class _Prepared:
     """The past tasks' best configurations, each once, the best of all tasks first."""
     given: Rows | None
     """The problem's candidates, where only these may be proposed."""
+    likely: Tensor | None
+    """Which of them are nearest to a past task's best."""
     keys: tuple[str, ...]
     """Their keys."""
 
@@ -156,9 +161,13 @@ def _prepared(problem: Problem) -> _Prepared:
             if params is not None:
                 seen.setdefault(space.key(params), params)
     nothing = Rows(torch.empty(0, encoding.width), torch.empty(0, 0))
-    given = None
+    bests, given, likely = nothing, None, None
+    if basis is not None:
+        bests = basis.at(encoding.encode(list(seen.values())))
     if problem.candidates and basis is not None:
         given = basis.at(encoding.encode(problem.candidates))
+        likely = torch.zeros(len(given.X), dtype=torch.bool)
+        likely[nearest(bests.X / basis.lengthscales, given.X / basis.lengthscales)] = True
     prepared = _Prepared(
         history=problem.history,
         space=space,
@@ -166,13 +175,20 @@ def _prepared(problem: Problem) -> _Prepared:
         encoding=encoding,
         library=library,
         basis=basis,
-        bests=basis.at(encoding.encode(list(seen.values()))) if basis is not None else nothing,
+        bests=bests,
         given=given,
+        likely=likely,
         keys=tuple(space.key(params) for params in problem.candidates),
     )
     _ready.append(prepared)
     del _ready[:-CACHED]
     return prepared
+
+
+def nearest(points: Tensor, candidates: Tensor) -> Tensor:
+    """Return the index of the candidate (`m x D`) nearest to each of the points (`p x D`)."""
+    parts = [torch.cdist(chunk, candidates).argmin(dim=1) for chunk in torch.split(points, NEAR)]
+    return torch.cat(parts)
 
 
 class _Round:
@@ -283,7 +299,11 @@ class _Round:
 
         pool = self._pool(rows.X[targets.z.argsort(descending=True, stable=True)][:NEAR])
         scores = score(pool)
-        if self._prepared.given is None and len(self._trials) >= EARLY:
+        if len(self._trials) < EARLY:
+            likely = self._prepared.likely
+            if likely is not None:
+                scores = torch.where(likely, scores, scores - UNLIKELY)
+        elif self._prepared.given is None:
             top = pool.X[scores.argsort(descending=True, stable=True)[:NEAR]]
             fine = self._basis.at(spray(self._encoding, top, seed=self._seed + 1, count=FINE))
             pool, scores = pool + fine, torch.cat([scores, score(fine)])
@@ -347,6 +367,7 @@ def _audit(prepared: _Prepared, *, prior: str) -> dict[str, Any]:
 
 
 def _plain_turn(trials: Sequence[Trial], share: float) -> bool:
-    """Return whether the plain expert has had less than its share of the proposals."""
-    plain = sum(t.proposer.split("/")[0] == PlainGP.name for t in trials)
-    return plain < math.floor(share * (len(trials) + 1 - GRACE))
+    """Return whether the plain expert has had less than its share of the two experts' proposals."""
+    proposers = [trial.proposer.split("/")[0] for trial in trials]
+    plain, meta = proposers.count(PlainGP.name), proposers.count(MetaGP.name)
+    return plain < math.floor(share * (plain + meta + 1 - GRACE))

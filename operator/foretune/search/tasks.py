@@ -8,6 +8,7 @@ Nothing here depends on the order of tasks or trials.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 200
 """Rows kept of one task: the best and an even choice of the others."""
 
-MAX_TOTAL: Final = 3200
+MAX_TOTAL: Final = 1600
 """Rows kept of all tasks together, which bounds the time of a suggestion."""
 
 MAX_TASKS: Final = 64
@@ -123,14 +124,21 @@ def read(problem: Problem, encoding: Encoding) -> Library:
 
 def _fingerprint(source: SourceTask) -> tuple[int, float]:
     """Return what tells two tasks of one name apart, whatever the order of their trials."""
-    values = [t.value for t in source.trials if t.value is not None and math.isfinite(t.value)]
-    return len(source.trials), math.fsum(values)
+    # Bounded, so that no sum overflows.
+    return len(source.trials), math.fsum(
+        math.atan(t.value or 0.0) for t in source.trials if _told(t)
+    )
+
+
+def _told(trial: Trial) -> bool:
+    """Return whether a trial has a finite value."""
+    return trial.value is not None and math.isfinite(trial.value)
 
 
 def _summary(source: SourceTask, encoding: Encoding, limit: int) -> Summary | str:
     completed = Completed(source.trials)
     aside: Counter[str] = Counter()
-    trials = [t for t in completed.valued if t.value is not None and math.isfinite(t.value)]
+    trials = [t for t in completed.valued if _told(t)]
     aside["no finite value"] = len(completed.trials) - len(trials) - len(completed.failures)
     maximize = source.objective.goal is Goal.MAXIMIZE
     suspects = _suspects([float(t.value) for t in trials if t.value is not None])
@@ -140,14 +148,16 @@ def _summary(source: SourceTask, encoding: Encoding, limit: int) -> Summary | st
     if len(good) < MIN_ROWS:
         return f"fewer than {MIN_ROWS} rows with a value"
     sign = 1.0 if maximize else -1.0
-    pairs = sorted(((sign * float(t.value or 0.0), _key(t), t) for t in good), key=lambda p: p[:2])
-    pairs.reverse()  # the best first
-    if pairs[0][0] == pairs[-1][0]:
+    values = [sign * float(t.value or 0.0) for t in good]
+    order = sorted(range(len(good)), key=lambda i: -values[i])
+    values = [values[i] for i in order]
+    if values[0] == values[-1]:
         return "all values are equal"
-    told = scores([p[0] for p in pairs])
-    chosen = _spread(len(pairs), limit)
+    told = scores(values)
+    chosen = _spread(len(values), limit)
+    ranked = _ranked([good[i] for i in order], values, chosen)
     failed = sorted(completed.failures, key=_key)[: limit // 4]
-    kept = [(pairs[i][2], told[i]) for i in chosen]
+    kept = [(trial, told[i]) for trial, i in zip(ranked, chosen, strict=True)]
     kept += [(t, told[-1]) for t in failed]
     mapping = _mapping(encoding, [t for t, _ in kept])
     if not mapping:
@@ -165,6 +175,20 @@ def _summary(source: SourceTask, encoding: Encoding, limit: int) -> Summary | st
     bests = tuple(encoding.decode(row) for row in encoding.snap(best))
     counts = {reason: count for reason, count in sorted(aside.items()) if count > 0}
     return Summary(source.name, rows[inside], known, z, bests, counts)
+
+
+def _ranked(trials: Sequence[Trial], values: Sequence[float], chosen: Sequence[int]) -> list[Trial]:
+    """Return the trials at the chosen places, those of one value in the order of their parameters."""
+    groups: dict[float, list[Trial]] = {}
+    found: list[Trial] = []
+    for place in chosen:
+        value = values[place]
+        first = bisect_left(values, -value, key=lambda v: -v)
+        if value not in groups:
+            last = bisect_right(values, -value, key=lambda v: -v)
+            groups[value] = sorted(trials[first:last], key=_key)
+        found.append(groups[value][place - first])
+    return found
 
 
 def _key(trial: Trial) -> str:
