@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PLAIN: Final = "plain"
 """The method that the others are compared with."""
 
+FEWEST_TESTED: Final = 6
+"""Tasks from which on Wilcoxon's test can give a p below .05 at all: 2 x (1/2)^6."""
+
 CONDITIONS: Final = ("variant", "protocol", "batch", "rows", "sources", "budget")
 """Fields of a run that make it another experiment: each combination gets its own section."""
 
@@ -100,8 +103,10 @@ def compared_table(runs: Sequence[Run]) -> list[str]:
         cells = []
         for n in at:
             d = st.paired(found[name], plain, n)
-            p = adjusted[n][name]
-            cells.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], p {_p(p)}")
+            text = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+            if len(plain.tasks) >= FEWEST_TESTED:
+                text += f", p {_p(adjusted[n][name])}"
+            cells.append(text)
         for level_at in levels:
             level = float(plain.curves[:, level_at - 1].mean())
             reached = st.reaches(found[name].curves.mean(axis=0), level)
@@ -170,7 +175,7 @@ def write(runs: Sequence[Run], folder: Path, *, command: str) -> None:
     page = [*_preface(runs, command)]
     for number, (key, of) in enumerate(sections(runs).items(), start=1):
         page += ["", f"## {title_of(key)}"]
-        for name, part in _parts(of):
+        for name, part in _together_first(_parts(of)):
             stem = f"{number}-{name.replace(' ', '-')}"
             page += _part(name, part, stem, folder, colours)
     (folder / "README.md").write_text("\n".join(page) + "\n", encoding="utf-8")
@@ -246,6 +251,10 @@ def _parts(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
     families = list(dict.fromkeys(run["family"] for run in runs))
     parts = [(name, [run for run in runs if run["family"] == name]) for name in families]
     return [*parts, ("all families", list(runs))] if len(families) > 1 else parts
+
+
+def _together_first(parts: list[tuple[str, list[Run]]]) -> list[tuple[str, list[Run]]]:
+    return [parts[-1], *parts[:-1]] if len(parts) > 1 else parts
 
 
 def _by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
