@@ -158,7 +158,8 @@ class Suggestion:
 
     params: Params
     proposer: str
-    """`default`, `sobol`, `random`, `grid`, `gp`; `sobol/fallback` when it stood in for another."""
+    """`default`, `sobol`, `random`, `grid`, `gp`, `meta-gp` (which learns from past tasks);
+    `sobol/fallback` when it stood in for another."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """JSON: predicted mean and sd, model, counts. A function of the request, like `params`."""
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
