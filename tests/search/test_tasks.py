@@ -65,6 +65,7 @@ def test_scores_count_what_is_good_and_not_how_bad_is_bad() -> None:
     assert all(map(math.isfinite, scores([1e300, 0.0, -1e300])))
 
 
+@pytest.mark.slow
 def test_a_huge_task_costs_no_more_than_a_capped_one() -> None:
     """Of many rows the best are kept, and no more than the cap, whatever the number of tasks."""
     big = source("big", MIXED, valley, count=3000)
