@@ -1,10 +1,10 @@
 """The designer that learns from past tasks, and the guard that keeps it honest.
 
 Two experts take turns. The one with a prior conditions what past tasks say on what this job has seen
-(`conditioning`); the plain one is `PlainGP`, as without any history. The plain expert proposes at least
-every third trial, more often the less the values of this job look as the past tasks predicted, and
-always once they clearly don't. The evidence is the marginal likelihood of all values so far, which is
-the product of the predictions made for each of them before it was known.
+(`conditioning`); the plain one is `PlainGP`, as without any history. The plain expert makes at least
+every second proposal after the first ones, more the less the values of this job look as past tasks
+predicted, and all once they clearly don't. The evidence is the marginal likelihood of all values so
+far, which is the product of the predictions made for each of them before it was known.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from foretune.domain.trial import Trial
     from foretune.search.designer import Completed, Deadline, Designer, Pending, Problem
 
-FLOOR: Final = 1 / 3
+FLOOR: Final = 1 / 2
 """Least share of the plain expert's proposals."""
 
 GRACE: Final = 5
@@ -237,7 +237,7 @@ class _Round:
         values = pool.values
         if len(taken.X):
             values = torch.maximum(values, taken.values.amax(dim=0))
-        params = self._first_new(pool.X, values @ self._weights)
+        params = self._first_new(pool.X, self._likely(values @ self._weights))
         return Suggestion(params=params, proposer=MetaGP.name, detail=audit)
 
     def _by_evidence(self, audit: dict[str, Any]) -> tuple[dict[str, Any], Suggestion | None]:
@@ -247,10 +247,13 @@ class _Round:
             [t.value for t in self._valued if t.value is not None],
             maximize=self._problem.objective.goal is Goal.MAXIMIZE,
         )
-        X, z = with_failures(self._encoding, rows.X, targets, self._failed)
+        _, z = with_failures(self._encoding, rows.X, targets, self._failed)
+        z = z + (
+            targets.z[0] - z[0]
+        )  # back to where `targets` are: predictions are told in their unit
         seen = rows + self._rows(self._failed)
         model = self._mixed(seen, z)
-        plain = Mixed(Rows(X, seen.values), z, kernel=self._basis.kernel)
+        plain = Mixed(seen, z, kernel=self._basis.kernel)
         odds = plain.log_evidence - model.log_evidence
         share = max(FLOOR, 1 / (1 + math.exp(max(-50.0, min(50.0, FAVOUR - odds)))))
         audit |= {
@@ -300,9 +303,7 @@ class _Round:
         pool = self._pool(rows.X[targets.z.argsort(descending=True, stable=True)][:NEAR])
         scores = score(pool)
         if len(self._trials) < EARLY:
-            likely = self._prepared.likely
-            if likely is not None:
-                scores = torch.where(likely, scores, scores - UNLIKELY)
+            scores = self._likely(scores)
         elif self._prepared.given is None:
             top = pool.X[scores.argsort(descending=True, stable=True)[:NEAR]]
             fine = self._basis.at(spray(self._encoding, top, seed=self._seed + 1, count=FINE))
@@ -323,6 +324,11 @@ class _Round:
         spread = encoding.draw(torch.tensor(list(points), dtype=torch.float64))
         near = spray(encoding, torch.cat([best, bests.X[:NEAR]]), seed=self._seed)
         return bests + self._basis.at(torch.cat([spread, near]))
+
+    def _likely(self, scores: Tensor) -> Tensor:
+        """Return the scores, of given candidates only those nearest to past bests with their own."""
+        likely = self._prepared.likely
+        return scores if likely is None else torch.where(likely, scores, scores - UNLIKELY)
 
     def _rows(self, trials: Sequence[Trial]) -> Rows:
         return self._basis.at(self._encoding.encode([t.params for t in trials]))
