@@ -15,6 +15,14 @@ TORCH ?= pypi
 # Where real data sets are, for the tests that use them.
 FORETUNE_DATA ?= ../shared/data
 
+# How much `make bench-search` replays, and where its tables and plots go.
+SIZE ?= small
+RESULTS ?= build/replay-$(SIZE)/report
+
+REPLAY_small := --tasks 2 --seeds 2 --budget 25
+REPLAY_full := --seeds 5 --protocol pool,nearest --batch 1,4 --jobs 2 \
+	--methods random,sobol,plain,past-bests,ours,optuna-tpe
+
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
@@ -103,6 +111,15 @@ bench-cluster: init packages controlplane ## Figures of the whole path on a clus
 	@FORETUNE_RECORD=$(CURDIR)/build/bench-cluster.json $(PYTEST) -q -p no:randomly tests/e2e/test_operator.py
 	@cat build/bench-cluster.json
 
+bench-search: init ## Replay recorded histories with all methods; SIZE=small (default) or full, RESULTS=folder.
+	@$(RUN) foretune.experiment replay $(REPLAY_$(SIZE)) --out build/replay-$(SIZE)
+	@$(RUN) foretune.experiment report --out build/replay-$(SIZE) --to $(RESULTS) \
+		--command "make bench-search SIZE=$(SIZE)"
+
+peers: init ## Make the environments of the methods of other projects that a replay can run, and try them.
+	@$(RUN) scripts.peers
+	@$(PYTEST) -q tests/experiment/check_peers.py
+
 ##@ Make
 fmt: init ## Format, and mend what ruff can mend.
 	@$(BIN)/ruff check -q --fix-only .
@@ -128,4 +145,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-cluster \
-	fmt crds controlplane packages changelog clean
+	bench-search peers fmt crds controlplane packages changelog clean

@@ -159,19 +159,23 @@ class Optimizer:
         algorithm: str = "auto",
         history: str | os.PathLike[str] | Sequence[TaskHistory] | None = None,
         context: Mapping[str, Any] | None = None,
+        candidates: Sequence[Mapping[str, Value]] | None = None,
     ) -> None:
         """Search `space`, the mapping of a manifest's `spec.space`.
 
         `history` is the path of a history database or tasks to learn from; `context` says what the task
-        is about (model, dataset, ...). Raises `InvalidInputError` naming what is wrong.
+        is about (model, dataset, ...). With `candidates` only these configurations are suggested. Raises
+        `InvalidInputError` naming what is wrong.
         """
         self._history_path, tasks = _history(history)
+        parsed = _space(space)
         self._problem: Final = Problem(
-            space=_space(space),
+            space=parsed,
             objective=_objective(goal, metric),
             seed=_whole("seed", seed),
             context=_context(context or {}),
             history=tasks,
+            candidates=_candidates(parsed, candidates),
         )
         try:
             self._algorithm: Final = Algorithm(algorithm)
@@ -411,6 +415,17 @@ def _fits(space: Space, params: Mapping[str, Value], where: str) -> None:
         raise InvalidObservationError(f"{where}: " + "; ".join(problems))
 
 
+def _candidates(space: Space, candidates: Any) -> tuple[Params, ...]:
+    if candidates is None:
+        return ()
+    found = tuple(_params(candidate) for candidate in candidates)
+    if not found:
+        raise InvalidInputError("candidates: must not be empty; None allows the whole space")
+    for i, params in enumerate(found):
+        _fits(space, params, f"candidates[{i}]")
+    return tuple({name: params[name] for name in space.names} for params in found)
+
+
 def _history(history: Any) -> tuple[Path | None, tuple[SourceTask, ...]]:
     if history is None:
         return None, ()
@@ -421,7 +436,9 @@ def _history(history: Any) -> tuple[Path | None, tuple[SourceTask, ...]]:
         with path.open("rb") as file:
             if file.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
                 raise InvalidInputError(f"history: {path} is not a history database (SQLite)")
-        return path, ()
+        from foretune.app.history import tasks_of_file  # noqa: PLC0415 - SQLAlchemy, only when used
+
+        return path, tasks_of_file(path)
     if not isinstance(history, Sequence):
         raise InvalidInputError(
             f"history: must be a path or a sequence of TaskHistory, not {type(history).__name__}"

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from foretune.domain.job import Goal, Objective
 from foretune.domain.space import Choice, Const, Float, Int, Ordinal, Params, Scale, Space
 from foretune.domain.trial import EndReason, Trial, TrialState
-from foretune.search.designer import Completed, Deadline, Designer, Pending, Problem, Suggestion
+from foretune.search.designer import (
+    Completed,
+    Deadline,
+    Designer,
+    Pending,
+    Problem,
+    SourceTask,
+    Suggestion,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,12 +111,16 @@ def running(index: int, params: Params) -> Trial:
 
 
 def problem(
-    space: Space, *, seed: int = 0, goal: Goal = Goal.MAXIMIZE, initial: int | None = None
+    space: Space,
+    *,
+    seed: int = 0,
+    goal: Goal = Goal.MAXIMIZE,
+    initial: int | None = None,
+    history: tuple[SourceTask, ...] = (),
 ) -> Problem:
     """A problem over `space`."""
-    return Problem(
-        space=space, objective=Objective(metric="y", goal=goal), seed=seed, initial=initial
-    )
+    objective = Objective(metric="y", goal=goal)
+    return Problem(space=space, objective=objective, seed=seed, initial=initial, history=history)
 
 
 def ask(designer: Designer, given: Problem, trials: Sequence[Trial] = ()) -> Suggestion:

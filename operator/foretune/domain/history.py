@@ -19,7 +19,7 @@ class Proposal:
     params: Params
     config_hash: str
     proposer: str
-    """`default`, `sobol`, `gp`, `random`, `grid`; `sobol/fallback` when it stood in for another."""
+    """`default`, `sobol`, `gp`, `meta-gp`, `random`, `grid`; `sobol/fallback` when it stood in for another."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Audit of the proposal: predicted mean and sd, level, latency."""
     created_at: float = 0.0

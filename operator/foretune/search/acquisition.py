@@ -94,24 +94,25 @@ def pool(encoding: Encoding, best: Tensor, *, seed: int) -> Tensor:
     spread = encoding.draw(torch.tensor(list(points), dtype=torch.float64))
     if len(best) == 0:
         return spread
-    return torch.cat([spread, _spray(encoding, best, seed=seed)])
+    return torch.cat([spread, spray(encoding, best, seed=seed)])
 
 
-def _spray(encoding: Encoding, best: Tensor, *, seed: int) -> Tensor:
+def spray(encoding: Encoding, best: Tensor, *, seed: int, count: int = SPRAY) -> Tensor:
+    """Return `count` legal rows near `best` (`b x D`, b at least 1)."""
     generator = torch.Generator().manual_seed(seed % 2**63)
     kind = {"generator": generator, "dtype": torch.float64}
-    rows = best.repeat(SPRAY // len(best) + 1, 1)[:SPRAY].clone()
-    fresh = encoding.draw(torch.rand(SPRAY, len(encoding.columns), **kind))  # type: ignore[call-overload]
-    sds = torch.tensor(SPRAY_SDS, dtype=torch.float64)[torch.arange(SPRAY) % len(SPRAY_SDS)]
+    rows = best.repeat(count // len(best) + 1, 1)[:count].clone()
+    fresh = encoding.draw(torch.rand(count, len(encoding.columns), **kind))  # type: ignore[call-overload]
+    sds = torch.tensor(SPRAY_SDS, dtype=torch.float64)[torch.arange(count) % len(SPRAY_SDS)]
     for column in encoding.columns:
         part = slice(column.start, column.stop)
         if column.smooth:
-            noise = torch.randn(SPRAY, **kind)  # type: ignore[call-overload]
+            noise = torch.randn(count, **kind)  # type: ignore[call-overload]
             moved = rows[:, column.start] + sds * noise
             # Reflect at the ends: clamping would pile candidates up on the bounds.
             rows[:, column.start] = 1 - (1 - moved.abs()).abs()
         else:
-            flip = torch.rand(SPRAY, **kind) < FLIP  # type: ignore[call-overload]
+            flip = torch.rand(count, **kind) < FLIP  # type: ignore[call-overload]
             rows[flip, part] = fresh[flip, part]
     return encoding.snap(rows)
 

@@ -52,6 +52,8 @@ class Problem:
     context: Mapping[str, str] = field(default_factory=dict)
     """What the job is about (model, dataset, ...)."""
     history: tuple[SourceTask, ...] = ()
+    candidates: tuple[Params, ...] = ()
+    """The only configurations that may be proposed; empty allows the whole space."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class Suggestion:
 
     params: Params
     proposer: str
-    """`default`, `sobol`, `random`, `grid`, `gp`; `sobol/fallback` when it stood in for another."""
+    """`default`, `sobol`, `random`, `grid`, `gp`, `meta-gp` (which learns from past tasks);
+    `sobol/fallback` when it stood in for another."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """JSON: predicted mean and sd, model, counts. A function of the request, like `params`."""
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -219,8 +222,23 @@ def _gp(threads: int) -> Designer:
     return Ladder((PlainGP(threads=threads), _sobol(threads)))
 
 
+def _auto(threads: int) -> Designer:
+    from foretune.search.ladder import WithHistory  # noqa: PLC0415 - it imports this module
+
+    return WithHistory(_gp(threads), lambda: _meta(threads))
+
+
+def _meta(threads: int) -> Designer:
+    from foretune.search.ladder import Ladder  # noqa: PLC0415 - it imports this module
+    from foretune.search.meta_gp import MetaGP  # noqa: PLC0415 - torch, only when it is used
+    from foretune.search.plain_gp import PlainGP  # noqa: PLC0415 - torch, only when it is used
+
+    plain = PlainGP(threads=threads)
+    return Ladder((MetaGP(plain=plain, threads=threads), plain, _sobol(threads)))
+
+
 REGISTRY: Final[Mapping[Algorithm, Callable[[int], Designer]]] = {
-    Algorithm.AUTO: _gp,
+    Algorithm.AUTO: _auto,
     Algorithm.GP: _gp,
     Algorithm.RANDOM: _random,
     Algorithm.SOBOL: _sobol,

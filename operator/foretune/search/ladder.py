@@ -10,7 +10,7 @@ from foretune.errors import ForetuneError, SpaceExhaustedError, SuggestionUnavai
 from foretune.search.designer import Fallback
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from foretune.search.designer import (
         Completed,
@@ -63,6 +63,23 @@ class Ladder:
             else:
                 return _marked(suggestion, fallbacks)
         return _marked(self._levels[-1].suggest(problem, completed, pending, deadline), fallbacks)
+
+
+class WithHistory:
+    """Learns from past tasks where a problem has any, else answers as it would without."""
+
+    def __init__(self, alone: Designer, with_history: Callable[[], Designer]) -> None:
+        """Ask `alone`, or what `with_history` makes when there is a history."""
+        self._alone = alone
+        self._make = with_history
+        self.name = alone.name
+
+    def suggest(
+        self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
+    ) -> Suggestion:
+        """Return the answer of the one or the other."""
+        designer = self._make() if problem.history else self._alone
+        return designer.suggest(problem, completed, pending, deadline)
 
 
 def _marked(suggestion: Suggestion, fallbacks: Sequence[Fallback]) -> Suggestion:

@@ -17,6 +17,7 @@ import torch
 
 from foretune.domain.job import Goal
 from foretune.search.acquisition import STARTS, Acquisition, polish, pool
+from foretune.search.candidates import spread, untried
 from foretune.search.designer import Suggestion, known_keys
 from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
@@ -28,6 +29,7 @@ from foretune.search.targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torch import Tensor
 
@@ -118,17 +120,21 @@ class PlainGP:
         )
         acquisition = Acquisition(posterior, feasibility)
         best = X[targets.z.argsort(descending=True, stable=True)][:NEAR]
-        candidates = pool(encoding, best, seed=seed)
-        scores = acquisition.scores(candidates, deadline)
-        starts = candidates[scores.argsort(descending=True, stable=True)[:STARTS]]
-        polished = polish(encoding, acquisition, starts, deadline)
-        if len(polished):
-            candidates = torch.cat([polished, candidates])
-            scores = torch.cat([acquisition.scores(polished, deadline), scores])
-
         trials = (*completed.trials, *pending.trials)
         used = known_keys(space, trials)
-        params, score = _first_new(encoding, candidates, scores, used)
+        params: Params | None
+        score: float | None
+        if problem.candidates:
+            params, score = _best_candidate(problem, encoding, acquisition, used, deadline)
+        else:
+            candidates = pool(encoding, best, seed=seed)
+            scores = acquisition.scores(candidates, deadline)
+            starts = candidates[scores.argsort(descending=True, stable=True)[:STARTS]]
+            polished = polish(encoding, acquisition, starts, deadline)
+            if len(polished):
+                candidates = torch.cat([polished, candidates])
+                scores = torch.cat([acquisition.scores(polished, deadline), scores])
+            params, score = _first_new(encoding, candidates, scores, used)
         if params is None:
             params = first_untried(
                 space, sobol_points(space, problem.seed), used, seed=problem.seed
@@ -190,6 +196,9 @@ def stream_seed(seed: int, count: int) -> int:
 
 def _start(problem: Problem, trials: Sequence[Trial]) -> Suggestion:
     used = known_keys(problem.space, trials)
+    if problem.candidates:
+        params = spread(problem.space, problem.candidates, used, seed=problem.seed)
+        return Suggestion(params=params, proposer="sobol")
     stream = sobol_points(problem.space, problem.seed)
     params, is_default = default_or(problem.space, stream, used, seed=problem.seed)
     return Suggestion(params=params, proposer="default" if is_default else "sobol")
@@ -199,7 +208,7 @@ def _feasible_start(problem: Problem, completed: Completed, trials: Sequence[Tri
     """Return the Sobol point that most likely works, while there are failures and no values."""
     space = problem.space
     failed = [t for t in completed.failures if not space.problems(t.params)][-KEPT_FAILURES:]
-    if not failed:
+    if not failed or problem.candidates:
         return _start(problem, trials)
     used = known_keys(space, trials)
     stream = sobol_points(space, problem.seed)
@@ -219,6 +228,19 @@ def _feasible_start(problem: Problem, completed: Completed, trials: Sequence[Tri
         proposer="sobol",
         detail={"failures": len(failed), "feasible": float(chance.max().exp())},
     )
+
+
+def _best_candidate(
+    problem: Problem,
+    encoding: Encoding,
+    acquisition: Acquisition,
+    used: AbstractSet[str],
+    deadline: Deadline,
+) -> tuple[Params, float]:
+    left = [params for _, params in untried(problem.space, problem.candidates, used)]
+    scores = acquisition.scores(encoding.encode(left), deadline)
+    best = int(scores.argmax())
+    return left[best], float(scores[best])
 
 
 def _first_new(

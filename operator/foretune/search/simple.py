@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from foretune.errors import InvalidInputError
+from foretune.search.candidates import drawn, spread, untried
 from foretune.search.designer import Suggestion, known_keys
 from foretune.search.sampling import at, default_or, random_points, sobol_points, tunable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from foretune.domain.space import Params, Space
     from foretune.domain.trial import Trial
@@ -109,5 +111,16 @@ def _walk(
     proposer: str,
 ) -> Suggestion:
     used = known_keys(problem.space, trials)
+    if problem.candidates:
+        return Suggestion(params=_candidate(problem, used, proposer), proposer=proposer)
     params, is_default = default_or(problem.space, stream, used, seed=problem.seed)
     return Suggestion(params=params, proposer="default" if is_default else proposer)
+
+
+def _candidate(problem: Problem, used: AbstractSet[str], proposer: str) -> Params:
+    """Return the next of the given candidates: in their order for the grid, else spread or drawn."""
+    space, candidates, seed = problem.space, problem.candidates, problem.seed
+    if proposer == GridDesigner.name:
+        return untried(space, candidates, used)[0][1]
+    choose = drawn if proposer == RandomDesigner.name else spread
+    return choose(space, candidates, used, seed=seed)

@@ -1,0 +1,1 @@
+"""Experiments: designers replayed on recorded tuning histories, against peers, with honest statistics."""

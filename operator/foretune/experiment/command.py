@@ -1,0 +1,147 @@
+"""`foretune experiment replay | report`: arguments, and what they do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from foretune.errors import ForetuneError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+DEFAULT_FAMILIES: Final = (
+    "lcbench_a,fcnet,taskset_imdb_rnn,deepar_forecasting,tst_svm,xgb34,xgboost_libsvm"
+)
+DEFAULT_METHODS: Final = "random,sobol,plain,past-bests,ours"
+
+
+def from_cli(arguments: argparse.Namespace) -> int:
+    """Run `foretune experiment ...`, whose own parser leaves the rest of the line to this one."""
+    return main(arguments.arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, and return its exit code: 1 when runs failed, 2 when it was wrong, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="foretune experiment", description="Compare search methods on recorded histories."
+    )
+    add_arguments(parser)
+    try:
+        return execute(parser.parse_args(argv))
+    except ForetuneError as error:
+        print(f"foretune: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 2
+    except KeyboardInterrupt:
+        print("foretune: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands to the parser of `foretune experiment`."""
+    commands = parser.add_subparsers(dest="experiment", metavar="WHAT", required=True)
+    replay = commands.add_parser("replay", help="tune recorded tasks again, with several methods")
+    replay.add_argument("--families", default=DEFAULT_FAMILIES, help="recorded histories, by comma")
+    replay.add_argument(
+        "--methods",
+        default=DEFAULT_METHODS,
+        help="by comma; NAME=MODULE:FUNCTION adds a designer of your own",
+    )
+    replay.add_argument("--tasks", type=int, default=0, help="tasks of each family; 0: all")
+    replay.add_argument("--seeds", type=int, default=5, help="runs of each task and method")
+    replay.add_argument("--budget", type=int, default=50, help="evaluations of a run")
+    replay.add_argument("--batch", default="1", help="proposals at a time, by comma (1,4)")
+    replay.add_argument("--protocol", default="pool", help="pool, nearest, or both by comma")
+    replay.add_argument("--rows", type=int, default=200, help="rows of each source task")
+    replay.add_argument("--sources", type=int, default=0, help="source tasks; 0: all others")
+    replay.add_argument(
+        "--battery", default="", help="spoilt histories by comma (N1,...,N8), or `all`"
+    )
+    replay.add_argument("--jobs", type=int, default=1, help="processes")
+    replay.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/replay"),
+        help="folder of the runs; resumed if there",
+    )
+    report = commands.add_parser("report", help="write tables and plots of stored runs")
+    report.add_argument("--out", type=Path, default=Path("build/replay"), help="folder of the runs")
+    report.add_argument("--to", type=Path, required=True, help="folder to write")
+    report.add_argument("--command", dest="said", default="", help="how the runs were made")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Carry out a parsed command, and return its exit code: 1 when runs failed."""
+    from foretune.experiment import report  # noqa: PLC0415 - numpy and scipy, only when they are used
+    from foretune.experiment.ledger import Ledger  # noqa: PLC0415
+
+    ledger = Ledger(arguments.out)
+    if arguments.experiment == "report":
+        runs = list(ledger.records())
+        if not report.sections(runs):
+            raise InvalidInputError(f"out: no place in {arguments.out} was run by every method")
+        report.write(runs, arguments.to, command=arguments.said)
+        print(arguments.to / "README.md")  # noqa: T201 - a command's answer
+        return 0
+    return _replay(arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from foretune.experiment import report  # noqa: PLC0415
+    from foretune.experiment.campaign import Campaign, carry_out  # noqa: PLC0415
+    from foretune.experiment.histories import BATTERY  # noqa: PLC0415
+    from foretune.experiment.ledger import Ledger, cell_of  # noqa: PLC0415
+    from foretune.experiment.methods import method  # noqa: PLC0415
+    from foretune.experiment.replay import PROTOCOLS  # noqa: PLC0415
+    from foretune.experiment.tasks import family_of  # noqa: PLC0415
+
+    families, methods = _listed(arguments.families), _listed(arguments.methods)
+    protocols = _listed(arguments.protocol)
+    battery = _listed(arguments.battery)
+    variants = tuple(BATTERY) if battery == ("all",) else battery
+    for name in families:
+        family_of(name)
+    for name in methods:
+        method(name)
+    _known("protocol", protocols, PROTOCOLS)
+    _known("battery", variants, tuple(BATTERY))
+    for name in ("seeds", "budget", "rows", "jobs"):
+        if getattr(arguments, name) < 1:
+            raise InvalidInputError(f"{name}: must be at least 1, not {getattr(arguments, name)}")
+    try:
+        batches = tuple(int(batch) for batch in _listed(arguments.batch))
+    except ValueError:
+        raise InvalidInputError(f"batch: must be whole numbers, not {arguments.batch}") from None
+    campaign = Campaign(
+        families=families,
+        methods=methods,
+        seeds=arguments.seeds,
+        tasks=arguments.tasks,
+        protocols=protocols,
+        batches=batches,
+        variants=variants or ("",),
+        budget=arguments.budget,
+        rows=arguments.rows,
+        sources=arguments.sources,
+    )
+    cells = campaign.cells()
+    ledger = Ledger(arguments.out)
+    failed = carry_out(cells, ledger, jobs=arguments.jobs, out=sys.stderr)
+    wanted = set(cells)
+    print(report.short(run for run in ledger.records() if cell_of(run) in wanted))  # noqa: T201
+    return 1 if failed else 0
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _known(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known:
+            raise InvalidInputError(f"{what}: must be one of {', '.join(known)}, not {name!r}")

@@ -1,0 +1,127 @@
+"""What past tasks say about a point: the posterior means of one Gaussian process a task.
+
+The processes share one kernel, whose length scales and noise are fitted to all tasks together; a
+parameter that a task does not have is left out of its distances. T tasks, D columns, m query rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import torch
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from scipy.optimize import minimize
+from torch import Tensor
+
+from foretune.search.conditioning import Rows
+from foretune.search.fit import MAX_LENGTH, matern
+from foretune.search.posterior import cholesky, finite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from foretune.search.tasks import Summary
+
+FIT_TASKS: Final = 8
+"""Tasks that the kernel is fitted to, evenly chosen."""
+
+FIT_ROWS: Final = 80
+"""Rows of each of them."""
+
+FIT_STEPS: Final = 30
+"""L-BFGS iterations of the fit."""
+
+NOISE_BOUNDS: Final = (1e-3, 1.0)
+"""Noise variance of the scores, whose variance is about 1."""
+
+NOISE_MODE: Final = math.log(0.05)
+NOISE_SPREAD: Final = 1.0
+"""Log-normal prior of the noise variance."""
+
+
+class Basis:
+    """One function a task, fitted once, evaluated anywhere."""
+
+    def __init__(self, tasks: Sequence[Summary]) -> None:
+        """Fit the shared kernel, and condition each task's process on its rows."""
+        self.names: Final = tuple(task.name for task in tasks)
+        self._tasks = tuple(tasks)
+        self.lengthscales, self.noise = _fitted(tasks)
+        self._weights: list[Tensor] = []
+        for task in tasks:
+            scaled = self._scaled(task.rows, task)
+            K = matern(scaled, scaled)
+            L = cholesky(K + self.noise * torch.eye(len(K), dtype=torch.float64))
+            self._weights.append(torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1))
+        self._points = [self._scaled(task.rows, task) for task in tasks]
+
+    def at(self, X: Tensor) -> Rows:
+        """Return `m x D` rows with the scores (`m x T`) that each task expects there."""
+        columns = [
+            matern(self._scaled(X, task), points) @ weights
+            for task, points, weights in zip(self._tasks, self._points, self._weights, strict=True)
+        ]
+        values = torch.stack(columns, dim=1)
+        finite(values)
+        return Rows(X, values)
+
+    def kernel(self, A: Tensor, B: Tensor) -> Tensor:
+        """Return the shared kernel between rows of the target."""
+        return matern(A / self.lengthscales, B / self.lengthscales)
+
+    def _scaled(self, X: Tensor, task: Summary) -> Tensor:
+        return X * (task.known / self.lengthscales)
+
+
+def _fitted(tasks: Sequence[Summary]) -> tuple[Tensor, float]:
+    """Return length scales (`D`) and noise variance of greatest posterior density."""
+    width = tasks[0].rows.shape[1]
+    step = max(1, len(tasks) / FIT_TASKS)
+    chosen = [tasks[int(i * step)] for i in range(min(FIT_TASKS, len(tasks)))]
+    parts = [_thinned(task) for task in chosen]
+    prior = get_covar_module_with_dim_scaled_prior(ard_num_dims=width, use_rbf_kernel=False)
+    start = prior.lengthscale.detach()[0].log().to(torch.float64)
+    least = float(prior.raw_lengthscale_constraint.lower_bound)
+
+    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        theta = torch.tensor(flat, dtype=torch.float64, requires_grad=True)
+        noise, lengthscales = theta[0].exp(), theta[1:].exp()
+        total = 0.5 * ((theta[0] - NOISE_MODE) / NOISE_SPREAD).square()
+        total = total - prior.lengthscale_prior.log_prob(lengthscales).sum()
+        for X, z, known in parts:
+            scaled = X * (known / lengthscales)
+            K = matern(scaled, scaled) + noise * torch.eye(len(z), dtype=torch.float64)
+            L = cholesky(K)
+            white = torch.linalg.solve_triangular(L, z.unsqueeze(1), upper=False)
+            total = total + 0.5 * white.square().sum() + L.diagonal().log().sum()
+        total = total / sum(len(z) for _, z, _ in parts)
+        (gradient,) = torch.autograd.grad(total, theta)
+        finite(gradient)
+        return float(total.detach()), gradient.numpy()
+
+    low, high = NOISE_BOUNDS
+    result = minimize(
+        loss,
+        torch.cat([torch.tensor([NOISE_MODE], dtype=torch.float64), start]).numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[
+            (math.log(low), math.log(high)),
+            *[(math.log(least), math.log(MAX_LENGTH))] * width,
+        ],
+        options={"maxiter": FIT_STEPS, "ftol": 1e-5},
+    )
+    best = torch.tensor(result.x, dtype=torch.float64)
+    finite(best)
+    return best[1:].exp(), float(best[0].exp())
+
+
+def _thinned(task: Summary) -> tuple[Tensor, Tensor, Tensor]:
+    count = len(task.z)
+    kept = min(FIT_ROWS, count)
+    index = torch.tensor([int(i * count / kept) for i in range(kept)])
+    return task.rows[index], task.z[index], task.known

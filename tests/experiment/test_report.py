@@ -1,0 +1,135 @@
+"""Pages and plots: what stands in them is what the runs say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pyarrow.parquet as pq
+import pytest
+
+from foretune.experiment import plots, report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def a_run(method: str, regret: list[float], **changes: Any) -> dict[str, Any]:
+    """Return a whole record."""
+    n = len(regret)
+    values: dict[str, Any] = {
+        "family": "xgb34",
+        "task": "t0",
+        "dataset": "d0",
+        "seed": 0,
+        "method": method,
+        "protocol": "pool",
+        "batch": 1,
+        "budget": n,
+        "rows": 200,
+        "sources": 0,
+        "variant": "",
+        "tried": list(range(n)),
+        "values": [0.0] * n,
+        "mean": [None] * n,
+        "sd": [None] * n,
+        "proposer": [method] * n,
+        "wall_s": [0.2] * n,
+        "cpu_s": [0.1] * n,
+        "regret": regret,
+        "regret_observed": regret,
+        "moved": 0,
+        "grown_mib": 12.0,
+        "code": "abc",
+    }
+    return {**values, **changes}
+
+
+RUNS = [
+    a_run(method, [start, low], task=f"t{t}", dataset=f"d{t}")
+    for t in range(3)
+    for method, start, low in (("plain", 1.0, 0.4), ("ours=a.b:c", 0.5, 0.1), ("random", 1.0, 0.5))
+]
+
+
+def row(lines: list[str], name: str) -> list[str]:
+    """Return the cells of a method's row."""
+    (line,) = (line for line in lines if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_lowest_regret_of_a_column_is_bold() -> None:
+    """Means over tasks; ties are bold together."""
+    (runs,) = report.sections(RUNS).values()
+    lines = report.regret_table(runs, intervals=False)
+    assert row(lines, "ours") == ["**.500**"]
+    assert row(lines, "plain") == row(lines, "random") == ["1.000"]
+    both = report.regret_table([r for r in runs if r["method"] != "ours"], intervals=True)
+    assert row(both, "random") == ["**1.000** [1.000, 1.000]"]
+
+
+def test_experiments_are_told_apart_and_failures_left_out() -> None:
+    """A battery is another section; a place with a failed run is left out for all."""
+    spoilt = [dict(run, variant="N1") for run in RUNS]
+    broken = [{**RUNS[0], "error": "boom"}, *RUNS[1:]]
+    found = report.sections([*broken, *spoilt])
+    assert [len(runs) for runs in found.values()] == [6, 9]
+    assert [report.title_of(key).partition(",")[0] for key in found] == [
+        "Sound history",
+        "Spoilt history N1",
+    ]
+
+
+def test_a_page_tells_terms_sources_and_failures(tmp_path: Path) -> None:
+    """What data, which code, how many runs failed; parquet has every run but no tracebacks."""
+    runs = [*RUNS, a_run("plain", [1.0, 1.0], task="t9", error="boom", trace="long", code="def")]
+    report.write(runs, tmp_path, command="make bench-search")
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "xgb34 (MIT / Apache-2.0)" in page
+    assert "**1 runs failed" in page
+    assert "The code has changed between runs of plain." in page
+    table = pq.read_table(tmp_path / "runs.parquet")
+    assert len(table) == 10
+    assert "trace" not in table.column_names
+
+
+def test_a_terminal_gets_aligned_columns() -> None:
+    """Numbers stand below each other."""
+    text = report.short(RUNS)
+    block = text.splitlines()[-4:]
+    assert [line.split() for line in block] == [
+        ["method", "@1"],
+        ["plain", "1.000"],
+        ["ours", ".500"],
+        ["random", "1.000"],
+    ]
+    assert len({len(line) for line in block}) == 1
+
+
+def test_curves_and_bands_are_where_the_axes_say() -> None:
+    """A regret of 1 is at the top, one of the floor at the bottom; the band holds the curve."""
+    line = plots.Line(mean=[1.0, 0.1, 0.01], low=[1.0, 0.05, 0.01], high=[1.0, 0.2, 0.02])
+    drawn = ET.fromstring(plots.regret_plot("a & b", {"m": line}, {"m": "#123456"}))
+    (polyline,) = drawn.iter(f"{SVG}polyline")
+    points = [tuple(map(float, p.split(","))) for p in str(polyline.get("points")).split()]
+    assert points[0] == (plots.LEFT, plots.TOP)
+    assert points[-1] == (plots.WIDTH - plots.RIGHT, plots.HEIGHT - plots.BOTTOM)
+    assert points[1][1] == pytest.approx((points[0][1] + points[2][1]) / 2)
+    (polygon,) = drawn.iter(f"{SVG}polygon")
+    assert len(str(polygon.get("points")).split()) == 6
+    texts = {text.text for text in drawn.iter(f"{SVG}text")}
+    assert {"a & b", "evaluations", "m", "0.01", "0.1", "1"} <= texts
+
+
+def test_ranks_are_drawn_in_order_with_what_they_must_differ_by() -> None:
+    """The best is first; a difference longer than the axis is not drawn."""
+    ranks = {"worse": 2.5, "best": 1.0, "middle": 2.5}
+    colours = plots.colours_of(list(ranks))
+    drawn = plots.rank_plot("r", ranks, 1.5, colours)
+    names = re.findall(r">(\w+) \d\.\d\d<", drawn)
+    assert names[:3] == ["best", "worse", "middle"]
+    assert "critical difference 1.50" in drawn
+    assert "critical" not in plots.rank_plot("r", ranks, 2.5, colours)
