@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "operator": "foretune.cli.serve:operator",
     "tracker": "foretune.cli.serve:tracker",
     "suggestion": "foretune.cli.serve:suggestion",
+    "experiment": "foretune.experiment.command:from_cli",
 }
 """Where each command is; imported only when it is called, since each needs other packages."""
 

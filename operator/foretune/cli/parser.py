@@ -21,6 +21,7 @@ EXTRAS: Final = {
     "operator": "operator",
     "tracker": "tracker",
     "suggestion": "suggestion",
+    "experiment": "local",
 }
 """The extra of the Python package that brings what a command needs."""
 
@@ -52,6 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_run(commands)
     _add_readers(commands)
+    experiment = _add(commands, "experiment", "compare search methods on recorded histories")
+    experiment.add_argument(
+        "arguments",
+        metavar="...",
+        nargs=argparse.REMAINDER,
+        help="`replay` or `report` and their options; `foretune experiment replay --help` lists them",
+    )
     for name, what in PROCESSES.items():
         process = _add(commands, name, f"{what} (a process of a cluster)")
         process.description = (
