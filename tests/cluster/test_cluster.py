@@ -79,6 +79,15 @@ def test_a_killed_container_is_started_again(cluster):
     cluster.kubectl("delete", "pod", "again", "--grace-period=1")
 
 
+def test_a_node_says_that_it_is_ready_again(cluster):
+    """A node that was marked as silent while the control plane was away is soon Ready again."""
+    conditions = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]
+    change = json.dumps({"status": {"conditions": conditions}})
+    patch = ("patch", "node", "node-0", "--subresource=status", "--type=merge", "-p", change)
+    cluster.kubectl(*patch)
+    cluster.wait_condition("node", "node-0", "Ready")
+
+
 def test_a_pod_that_asks_for_too_many_gpus_waits(cluster):
     """The scheduler counts GPUs: five on one node are never to be had."""
     limits = {"container": {"resources": {"limits": {"nvidia.com/gpu": 5}}}}

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def is_ready(node: dict[str, Any]) -> bool:
+    """Returns whether the control plane takes a node for ready."""
+    conditions = node.get("status", {}).get("conditions") or []
+    return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+
+
 class Node:
     """One node: its heartbeat, its capacity, and which of its GPUs are free."""
 
@@ -65,6 +71,10 @@ class Node:
                 await api("PATCH", f"{lease}/{self.name}", body, MERGE) or await api(
                     "POST", lease, body
                 )
+                # The control plane marks a node that it could not hear of, by no fault of the node's too.
+                known = await api("GET", f"/api/v1/nodes/{self.name}")
+                if known and not is_ready(known):
+                    await self.report()
             await asyncio.sleep(2)
 
     async def report(self) -> None:
