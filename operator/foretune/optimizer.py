@@ -159,6 +159,7 @@ class Optimizer:
         algorithm: str = "auto",
         history: str | os.PathLike[str] | Sequence[TaskHistory] | None = None,
         context: Mapping[str, Any] | None = None,
+        *,
         candidates: Sequence[Mapping[str, Value]] | None = None,
     ) -> None:
         """Search `space`, the mapping of a manifest's `spec.space`.

@@ -66,7 +66,11 @@ def test_the_names_are_those_of_the_documentation():
         ("algorithm", "auto"),
         ("history", None),
         ("context", None),
+        ("candidates", None),
     ]
+    assert (
+        inspect.signature(Optimizer).parameters["candidates"].kind is inspect.Parameter.KEYWORD_ONLY
+    )
     assert defaults(Optimizer.suggest) == {"n": 1}
     assert defaults(Optimizer.observe) == {
         "which": empty,

@@ -16,7 +16,8 @@ from tests.support.until import until
 from foretune import contract
 from foretune.contract import Action
 from foretune_report import sender as senders
-from foretune_report.spool import read
+from foretune_report.spool import Spool, read
+from foretune_report.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -339,6 +340,16 @@ time.sleep(600)
             reporter.finish("done")
             assert len(server.batches) == 2
             assert len(server.batches[1]) == 50
+
+    def test_an_end_between_answer_and_pause(self) -> None:
+        """A program that ends just before its sender begins a long pause is not kept from its last reports."""
+        sender = senders.Sender(Transport("http://127.0.0.1:1", None, None), Spool(None))
+        sender._spool.put(0, b"{}")
+        before = sender._until
+        sender._until = time.monotonic() + 60
+        sender._sleep(30, before)
+        assert sender._wait_for_work()
+        assert time.monotonic() < sender._until - 50
 
     @pytest.mark.parametrize("action", ["dance", 7, None])
     def test_unknown_action(self, pod: Make, reporter_of: ReporterOf, action: Any) -> None:

@@ -109,9 +109,10 @@ class Sender:
         try:
             while self._wait_for_work():
                 self._save()
+                until = self._until
                 pause = 0.0 if self.refused else self._deliver()
                 self._save()
-                self._sleep(pause)
+                self._sleep(pause, until)
         except Exception as error:  # noqa: BLE001 - the training goes on whatever is wrong here
             self._tell("stopped", f"reports are no longer sent: {error!r}")
 
@@ -124,11 +125,14 @@ class Sender:
                 self._wake.wait()
             return self._until is None or time.monotonic() < self._until
 
-    def _sleep(self, seconds: float) -> None:
-        """Pause between requests; the program's end cuts it short, once, and bounds later ones."""
+    def _sleep(self, seconds: float, limit: float | None) -> None:
+        """Pause between requests; the program's end cuts it short, once, and bounds later ones.
+
+        `limit` is the end as it was known before the request that this pause follows: one that was
+        asked for since then must not be slept through.
+        """
         end = time.monotonic() + seconds
         with self._wake:
-            limit = self._until
             while True:
                 if self._until != limit or (limit is not None and not len(self._spool)):
                     return

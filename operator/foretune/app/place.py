@@ -101,7 +101,11 @@ def open_history(path: Path, *, read_only: bool = False) -> SqlHistory:
     """
     try:
         history = SqlHistory(str(path), read_only=read_only)
-        history.migrate()
+        try:
+            history.migrate()
+        except BaseException:
+            history.close()
+            raise
     except HistoryUnavailableError as error:
         raise InvalidInputError(f"--history: {path}: {error}") from error
     return history

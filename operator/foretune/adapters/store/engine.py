@@ -175,6 +175,13 @@ def _sqlite(url: URL, *, read_only: bool) -> Engine:
     )
 
     def on_connect(connection: Any, _record: object) -> None:
+        try:
+            prepare(connection)
+        except sqlite3.Error:
+            connection.close()  # the pool forgets a connection that it did not get ready
+            raise
+
+    def prepare(connection: Any) -> None:
         # The driver's own transactions begin DEFERRED: two readers that both turn writer deadlock.
         connection.isolation_level = None
         cursor = connection.cursor()
