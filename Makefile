@@ -68,7 +68,7 @@ test: init packages controlplane lint types imports verify ## Everything, from a
 	@$(PYTEST) -q -p no:randomly --durations=15 tests
 
 quick: init ## Unit tests only, in less than a minute.
-	@$(PYTEST) -q -m "not slow and not cluster and not images and not postgres" tests
+	@$(PYTEST) -q -n 2 --dist worksteal -m "not slow and not cluster and not images and not postgres" tests
 
 check: lint types imports verify quick ## Lint, types, import contracts, generated files, quick tests.
 

@@ -45,6 +45,7 @@ def test_a_huge_file_is_refused():
         load("# " + "x" * SIZE_LIMIT, "big.yaml")
 
 
+@pytest.mark.slow
 def test_a_deep_file_is_refused():
     """Brackets without end are no YAML, rather than a crash."""
     with pytest.raises(InvalidJobError, match=r"deep\.yaml: is not YAML"):

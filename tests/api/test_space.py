@@ -57,12 +57,14 @@ def spaces(draw):
     return Space(tuple(draw(parameters(name)) for name in names))
 
 
+@pytest.mark.slow
 @given(spaces())
 def test_a_space_comes_back_as_it_went(space):
     """Rendered, written as JSON, read and parsed, a space is equal to what it was."""
     assert parse_space(json.loads(json.dumps(render_space(space)))) == space
 
 
+@pytest.mark.slow
 @given(st.recursive(SCALARS | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_whatever_is_given_is_parsed_or_refused(anything):
     """No input makes anything but a space or a clear refusal."""

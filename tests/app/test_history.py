@@ -52,6 +52,7 @@ def tuned(history: SqlHistory, uid: str, values: list[float], **changes: object)
         history.commit(uid, an_outcome(index), at=2001.0)
 
 
+@pytest.mark.slow
 def test_ended_trials_of_a_scope_become_tasks(history: SqlHistory) -> None:
     """Jobs of the namespace, but for the asking one and those without an ended trial, with their spaces."""
     tuned(history, "one", [0.1, 0.2, 0.3], context={"model": "cnn"})

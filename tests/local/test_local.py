@@ -80,6 +80,7 @@ def test_other_algorithms_are_the_services() -> None:
     service.close()
 
 
+@pytest.mark.slow
 def test_one_process_runs_a_job(tmp_path: Path) -> None:
     """A second run of a job is refused while the first holds it; of another job it is not."""
     where = place(str(tmp_path / "h.db"), {"XDG_DATA_HOME": str(tmp_path)})
@@ -98,6 +99,7 @@ def test_one_process_runs_a_job(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_looking_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
     """Whoever asks whether a job runs holds its lock for an instant, which a run waits for."""
     where = place(None, {"XDG_DATA_HOME": str(tmp_path)})

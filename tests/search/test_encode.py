@@ -78,6 +78,7 @@ def test_decoding_what_was_encoded_gives_the_same_configuration(
     assert list(found) == list(space.names)
 
 
+@pytest.mark.slow
 @given(space=spaces(), seed=st.integers(0, 10**6))
 @settings(max_examples=50, deadline=None)
 def test_snapping_any_row_gives_a_legal_one(space: Space, seed: int) -> None:
