@@ -325,6 +325,7 @@ def _trial(job_uid: str, index: int, params: Params, observation: Observation) -
         config_hash="",
         value=observation.value,
         reason=reason,
+        cost=observation.cost,
     )
 
 

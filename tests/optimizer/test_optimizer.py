@@ -129,6 +129,7 @@ def test_an_outcome_is_observed_by_id_or_by_parameters():
     assert opt.best.params == own
     assert [o.value for o in opt.observations] == [0.12, 0.3, 0.05]
     assert opt.space.key(own) not in {opt.space.key(s.params) for s in opt.suggest(n=8)}
+    assert opt._trials[0].cost == 38.0
 
 
 def test_what_the_caller_changes_afterwards_changes_nothing():
@@ -230,6 +231,7 @@ def test_a_history_of_tasks_is_kept():
     (kept,) = opt.history
     assert (kept.name, kept.context) == ("mnist-cnn", {"model": "cnn", "dataset": "mnist"})
     assert [t.value for t in kept.trials] == [0.3, None]
+    assert [t.cost for t in kept.trials] == [3.0, None]
     assert [t.params for t in kept.trials] == [o.params for o in task.observations]
     assert opt._problem.context == {"model": "cnn", "width": "64"}
     assert len(opt.suggest(n=2)) == 2

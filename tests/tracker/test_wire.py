@@ -61,12 +61,14 @@ trials = st.builds(
     state=st.sampled_from(TrialState),
     config_hash=texts,
     value=maybe,
+    value_sd=numbers,
     epochs=numbers,
     reports=st.integers(0, 99),
     attempts=st.lists(attempts, max_size=3).map(tuple),
     reason=st.none() | st.sampled_from(EndReason),
     metrics_seen=st.lists(texts, max_size=3).map(tuple),
     cpu_s=maybe,
+    cost=maybe,
     stop_requested=st.none() | texts,
 )
 proposals = st.builds(
@@ -107,6 +109,7 @@ outcomes = st.builds(
     attempt_record=st.none() | attempts,
     records=st.lists(mappings, max_size=2).map(tuple),
     source=st.none() | texts,
+    predicted=st.none() | st.tuples(numbers, numbers),
 )
 points = st.lists(st.builds(Point, epoch=numbers, metrics=metrics, at=numbers, resources=mappings))
 

@@ -212,6 +212,9 @@ class Trial:
     cpu_s: float | None = None
     gpu_s: float = 0.0
     """Held GPU seconds of all attempts."""
+    cost: float | None = None
+    """What it cost: GPU seconds held where it has GPUs, else CPU seconds, else wall seconds; whatever the
+    unit of an observation given to the optimizer is. One unit within a job; None while it is not known."""
     stop_requested: str | None = None
     """Rule that asked the trial to stop (`median`, `user`, ...), or None."""
 

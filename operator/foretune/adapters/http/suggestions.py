@@ -67,6 +67,7 @@ class WireTrial(_Wire):
     epochs: float = 0.0
     cpu_s: float | None = None
     gpu_s: float = 0.0
+    cost: float | None = None
     proposer: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -121,7 +122,7 @@ def _attempt(row: Row[Any]) -> AttemptRecord:
 
 
 def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
-    return Trial(
+    trial = Trial(
         job_uid=row.job_uid,
         index=row.trial_index,
         params=row.params,
@@ -144,3 +145,11 @@ def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
         gpu_s=sum(attempt.held_gpu_s for attempt in tries),
         stop_requested=row.stop_requested,
     )
+    return replace(trial, cost=_cost(trial))
+
+
+def _cost(trial: Trial) -> float | None:
+    """Return what a trial cost in the unit that its attempts share, or None while nothing is booked."""
+    if any(attempt.gpus for attempt in trial.attempts):
+        return trial.gpu_s or None
+    return trial.cpu_s if trial.cpu_s is not None else trial.seconds
