@@ -339,6 +339,29 @@ def test_a_termination_message_alone_gives_the_value(history: History) -> None:
     assert (trial.value, trial.epochs, trial.source) == (0.6, 2.0, "termination_message")
 
 
+def test_a_trial_stopped_early_has_the_value_it_would_have_had(history: History) -> None:
+    """The predicted final value and its deviation are kept, not the truncated one; the curve stays."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.5, 0.6)))
+    stopped = replace(
+        an_outcome(state=TrialState.EARLY_STOPPED, reason=EndReason.STOPPED_BY_RULE),
+        predicted=(0.7, 0.05),
+    )
+    trial = history.commit(uid, stopped, at=2000.0)
+    assert (trial.value, trial.value_sd, trial.epochs) == (0.7, 0.05, 2.0)
+    history.add_reports(a_batch(epochs(0.5, 0.6, 0.65)))
+    assert history.trial(uid, 0) == trial
+    assert history.trials(uid) == [trial]
+    assert [point.metrics["accuracy"] for point in history.curve(uid, 0)] == [0.5, 0.6, 0.65]
+
+
+def test_a_value_that_was_reported_is_certain(history: History) -> None:
+    """Of a trial that ran to its end the deviation is 0."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.5)))
+    assert history.commit(uid, an_outcome(), at=2000.0).value_sd == 0.0
+
+
 def test_late_reports_complete_the_curve_and_leave_the_value(history: History) -> None:
     """A report after the end is kept; the value that was decided upon stays."""
     uid = running_trial(history)

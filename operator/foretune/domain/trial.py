@@ -164,6 +164,9 @@ class Outcome:
     """Reports recovered from the log tail or the termination message, merged with those received."""
     source: str | None = None
     """Carrier of those records: `log_tail` or `termination_message`."""
+    predicted: tuple[float, float] | None = None
+    """Final value that a trial stopped early would have had, and its standard deviation: what the
+    history keeps in place of the truncated value."""
 
     @property
     def final(self) -> bool:
@@ -193,6 +196,8 @@ class Trial:
     config_hash: str
     value: float | None = None
     """The reduced objective: final once the state is terminal, so far while it runs."""
+    value_sd: float = 0.0
+    """Standard deviation of `value` where it is a prediction, as of a trial stopped early; 0 = observed."""
     epochs: float = 0.0
     """Highest epoch reported."""
     reports: int = 0

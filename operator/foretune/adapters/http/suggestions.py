@@ -62,6 +62,7 @@ class WireTrial(_Wire):
     params: dict[str, bool | int | float | str]
     state: TrialState
     value: float | None = None
+    value_sd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     reason: EndReason | None = None
     nonfinite: bool = False
     epochs: float = 0.0

@@ -248,6 +248,8 @@ class SqlHistory:
             "counts_as_failure": outcome.counts_as_failure,
             "ended_at": at if outcome.final else None,
         }
+        if outcome.predicted is not None and outcome.final:
+            end["value"], end["value_sd"] = outcome.predicted
         connection.execute(update(trials).where(trials.c.id == trial.id).values(**end))
 
     # --------------------------------------------------------------- reports

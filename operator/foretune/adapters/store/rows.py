@@ -129,6 +129,7 @@ def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
         state=TrialState(row.state),
         config_hash=row.config_hash,
         value=row.value,
+        value_sd=row.value_sd,
         epochs=row.epochs,
         reports=row.reports,
         attempts=tuple(tries),

@@ -93,6 +93,7 @@ trials: Final = Table(
     Column("ended_at", Float),
     Column("stop_requested", String(32)),
     Column("value", Float),
+    Column("value_sd", Float, nullable=False, server_default="0"),
     Column("epochs", Float, nullable=False, server_default="0"),
     Column("reports", Integer, nullable=False, server_default="0"),
     Column("nonfinite", Boolean, nullable=False, server_default="0"),
