@@ -50,6 +50,16 @@ TINY: Final = 1e-18
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What past tasks give beside mean and kernel; less of it to see what a part is worth."""
+
+    factors: bool = True
+
+
+ALL: Final = Parts()
+
+
+@dataclass(frozen=True)
 class Rows:
     """Rows of the target, and what past tasks say about them."""
 
@@ -91,6 +101,7 @@ class Mixed:
         *,
         kernel: Callable[[Tensor, Tensor], Tensor],
         weights: Tensor | None = None,
+        parts: Parts = ALL,
     ) -> None:
         """Condition on `n` standardised values at `n` rows.
 
@@ -99,6 +110,7 @@ class Mixed:
         self._X = rows.X
         self._kernel = kernel
         self._weights = weights
+        self._parts = parts
         self._mean, self._factors = self._known(rows)
         shared = self._factors @ self._factors.transpose(0, 1)
         new = kernel(rows.X, rows.X)
@@ -119,7 +131,8 @@ class Mixed:
         mean = rows.values @ self._weights
         middle = mean.unsqueeze(1)
         deviations = (rows.values - middle) * self._weights.sqrt()
-        return mean, torch.cat([deviations, STRENGTH * middle], dim=1)
+        factors = torch.cat([deviations, STRENGTH * middle], dim=1)
+        return mean, factors if self._parts.factors else torch.zeros_like(factors)
 
     def _point(self, A: Tensor, y: Tensor, *, residual: float) -> _Point:
         n = len(y)

@@ -24,7 +24,7 @@ from foretune.search import sobol
 from foretune.search.acquisition import spray
 from foretune.search.basis import Basis
 from foretune.search.candidates import untried
-from foretune.search.conditioning import Mixed, Rows, log_improvement
+from foretune.search.conditioning import ALL, Mixed, Parts, Rows, log_improvement
 from foretune.search.designer import SourceTask, Suggestion, known_keys
 from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
@@ -86,10 +86,22 @@ class MetaGP:
 
     name = "meta-gp"
 
-    def __init__(self, *, plain: Designer | None = None, threads: int = 1) -> None:
-        """Alternate with `plain`, by default the plain Gaussian process."""
+    def __init__(
+        self,
+        *,
+        plain: Designer | None = None,
+        threads: int = 1,
+        guard: bool = True,
+        parts: Parts = ALL,
+    ) -> None:
+        """Alternate with `plain`, by default the plain Gaussian process.
+
+        Without `guard`, and with less than all `parts`, it is an ablation.
+        """
         self._plain = plain or PlainGP(threads=threads)
         self._threads = threads
+        self._guard = guard
+        self._parts = parts
 
     def suggest(
         self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
@@ -110,6 +122,8 @@ class MetaGP:
                     completed=completed,
                     pending=pending,
                     deadline=deadline,
+                    guard=self._guard,
+                    parts=self._parts,
                 ).outcome()
         if suggestion is not None:
             return suggestion
@@ -185,6 +199,11 @@ def _prepared(problem: Problem) -> _Prepared:
     return prepared
 
 
+def basis_of(problem: Problem) -> Basis | None:
+    """Return what past tasks say in this problem's space; None when none of them fits."""
+    return _prepared(problem).basis
+
+
 def nearest(points: Tensor, candidates: Tensor) -> Tensor:
     """Return the index of the candidate (`m x D`) nearest to each of the points (`p x D`)."""
     parts = [torch.cdist(chunk, candidates).argmin(dim=1) for chunk in torch.split(points, NEAR)]
@@ -203,8 +222,12 @@ class _Round:
         completed: Completed,
         pending: Pending,
         deadline: Deadline,
+        guard: bool,
+        parts: Parts,
     ) -> None:
         self._problem = problem
+        self._guard = guard
+        self._parts = parts
         self._prepared = prepared
         self._basis = basis
         self._deadline = deadline
@@ -261,12 +284,12 @@ class _Round:
             "weights": {"meta": round(1 - share, 4), "plain": round(share, 4)},
             "sources": self._sources(model),
         }
-        if len(self._valued) >= TRIP_AFTER and odds > TRIP:
+        if self._guard and len(self._valued) >= TRIP_AFTER and odds > TRIP:
             return audit | {
                 "prior": "rejected",
                 "reason": "the values so far are not what past tasks predicted",
             }, None
-        if _plain_turn(self._trials, share):
+        if self._guard and _plain_turn(self._trials, share):
             return audit, None
         fitted = time.monotonic()
         params = self._choice(model, seen, z, rows, targets)
@@ -334,7 +357,7 @@ class _Round:
         return self._basis.at(self._encoding.encode([t.params for t in trials]))
 
     def _mixed(self, rows: Rows, z: Tensor) -> Mixed:
-        return Mixed(rows, z, kernel=self._basis.kernel, weights=self._weights)
+        return Mixed(rows, z, kernel=self._basis.kernel, weights=self._weights, parts=self._parts)
 
     def _sources(self, model: Mixed) -> dict[str, float]:
         """Return the three past tasks that the prediction leans on most, with their shares."""
