@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from foretune.domain.job import Job, JobKey, Objective
+from foretune.domain.history import SourceTask
+from foretune.domain.job import Job, JobKey, Objective, PriorMode
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import (
     AttemptPhase,
@@ -49,6 +50,11 @@ class SuggestionRequest:
     context: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 30.0
     initial: int | None = None
+    history: tuple[SourceTask, ...] = ()
+    """Past tasks to learn from, the most relevant first: the same object while nothing of it changed,
+    since designers keep what they made of it."""
+    prior: PriorMode = PriorMode.AUTO
+    """What may be learned from besides `history`: under `auto` what the service was given, else nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foretune.domain.job import Objective
-from foretune.domain.space import Params
+from foretune.domain.space import Params, Space
+from foretune.domain.trial import Trial
+from foretune.errors import InvalidInputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +42,21 @@ class JobRecord:
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True)
+class SourceTask:
+    """A past tuning task to learn from: its own objective, and its space where that is known."""
+
+    name: str
+    """What audits call it; no two tasks of one history share it."""
+    objective: Objective
+    trials: tuple[Trial, ...]
+    space: Space | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse trials that have not ended."""
+        open_ones = [trial.index for trial in self.trials if not trial.state.terminal]
+        if open_ones:
+            raise InvalidInputError(f"completed: trial {open_ones[0]} has not ended")

@@ -42,6 +42,38 @@ class Algorithm(enum.StrEnum):
     GRID = "grid"
 
 
+class PriorMode(enum.StrEnum):
+    """What a job learns from besides its own trials."""
+
+    AUTO = "auto"
+    """Whatever past jobs are relevant."""
+    OFF = "off"
+    """Nothing."""
+    NAMED = "named"
+    """The jobs that the spec names."""
+
+
+class Scope(enum.StrEnum):
+    """Whose jobs are meant, or who may learn from a job."""
+
+    NAMESPACE = "namespace"
+    """The job's own namespace."""
+    CLUSTER = "cluster"
+    """All namespaces: of a job, where its namespace may publish so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSpec:
+    """Which past jobs a job learns from."""
+
+    mode: PriorMode = PriorMode.AUTO
+    names: tuple[str, ...] = ()
+    """Jobs of the namespace, under `named`."""
+    scope: Scope | None = None
+    """None is what the tracker is set to."""
+    max_tasks: int = 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The metric to optimise."""
@@ -180,6 +212,7 @@ class JobSpec:
     gpu_hours: float | None = None
     """Held GPU hours after which no further trial is started; None is without limit."""
     failure: FailurePolicy = FailurePolicy()
+    prior: PriorSpec = PriorSpec()
     suspend: bool = False
     ttl_s: int | None = None
     context: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from foretune.domain.history import SourceTask as SourceTask  # noqa: PLC0414 - found here, too
 from foretune.domain.job import Algorithm, Objective
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import EndReason, Trial, TrialState
@@ -23,21 +24,6 @@ LESSON_OF_FAILURE: Final = frozenset(
 )
 """Ends that say something about the configuration. A wrong metric name, a lost node or a deleted job
 say nothing about it: such trials enter no model, yet their configurations are not proposed again."""
-
-
-@dataclass(frozen=True)
-class SourceTask:
-    """A finished tuning task to learn from: its own objective, and its space where that is known."""
-
-    name: str
-    objective: Objective
-    trials: tuple[Trial, ...]
-    space: Space | None = None
-    context: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse trials that have not ended."""
-        Completed(self.trials)
 
 
 @dataclass(frozen=True, kw_only=True)
