@@ -62,9 +62,13 @@ jobs: Final = Table(
     Column("phase", String(16), nullable=False),
     Column("reason", String(64), nullable=False, server_default=""),
     Column("message", Text, nullable=False, server_default=""),
+    Column("published", String(16), nullable=False, server_default="namespace"),
     Index(None, "namespace", "name"),
+    Index(None, "namespace", "created_at"),
+    Index(None, "published", "created_at"),
     Index(None, "task_id"),
 )
+"""`published` says who may learn from the job: `namespace`, `cluster` or `none`."""
 
 proposals: Final = Table(
     "proposals",
@@ -101,6 +105,7 @@ trials: Final = Table(
     Column("source", String(32)),
     Column("cpu_s", Float),
     UniqueConstraint("job_uid", "trial_index"),
+    Index(None, "job_uid", "ended_at"),
 )
 """A trial and, from `value` on, what its reports add up to: kept with each report, so that reading a
 job of a thousand trials reads no report. It stays as it is once the trial has ended."""
@@ -164,3 +169,29 @@ costs: Final = Table(
     Column("booked_at", Float, nullable=False),
 )
 """The cost ledger: one row an attempt, booked when it ends, never changed."""
+
+imports: Final = Table(
+    "imports",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("source", Text, nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+)
+"""What was imported: a file, as read with one mapping into one namespace (`digest` is of all three)."""
+
+set_aside: Final = Table(
+    "set_aside",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("import_id", ForeignKey("imports.id"), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("task", String(253), nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("row", JSON, nullable=False),
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("import_id", "digest"),
+)
+"""Rows of an import that are no trials, as they stood there, each with the reason."""
