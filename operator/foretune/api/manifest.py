@@ -70,25 +70,7 @@ _Loader.add_implicit_resolver(
 
 def load(text: str, source: str = "manifest") -> TuningJob:
     """Return the one TuningJob of a manifest; raises `InvalidJobError` with `source:line` where known."""
-    if len(text.encode()) > SIZE_LIMIT:
-        raise InvalidJobError([Problem(source, f"is larger than {SIZE_LIMIT // 1024} KiB")])
-    try:
-        documents = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark is not None else source
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InvalidJobError([Problem(where, f"is not YAML: {what}")]) from None
-    if not documents:
-        raise InvalidJobError([Problem(source, "is empty; a TuningJob is expected")])
-    if len(documents) > 1:
-        message = f"holds {len(documents)} documents; put one TuningJob in a file"
-        raise InvalidJobError([Problem(source, message)])
-    document = documents[0]
-    if not isinstance(document, dict):
-        found = type(document).__name__
-        raise InvalidJobError([Problem(source, f"must be a mapping, not a {found}")])
-    _check_size(document, source)
+    document = read_yaml(text, source, "TuningJob")
     problems = _whole_floats(document)
     try:
         job = parse(document)
@@ -97,6 +79,33 @@ def load(text: str, source: str = "manifest") -> TuningJob:
     if problems:
         raise InvalidJobError(problems)
     return job
+
+
+def read_yaml(text: str, source: str, what: str) -> dict[Any, Any]:
+    """Return the one mapping of a YAML file, which is to hold a `what`, read as kubectl reads it.
+
+    Raises `InvalidJobError` with `source:line` where known.
+    """
+    if len(text.encode()) > SIZE_LIMIT:
+        raise InvalidJobError([Problem(source, f"is larger than {SIZE_LIMIT // 1024} KiB")])
+    try:
+        documents = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark is not None else source
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InvalidJobError([Problem(where, f"is not YAML: {problem}")]) from None
+    if not documents:
+        raise InvalidJobError([Problem(source, f"is empty; a {what} is expected")])
+    if len(documents) > 1:
+        message = f"holds {len(documents)} documents; put one {what} in a file"
+        raise InvalidJobError([Problem(source, message)])
+    document = documents[0]
+    if not isinstance(document, dict):
+        found = type(document).__name__
+        raise InvalidJobError([Problem(source, f"must be a mapping, not a {found}")])
+    _check_size(document, source)
+    return document
 
 
 def _check_size(document: object, source: str) -> None:
