@@ -6,7 +6,7 @@ Every method is synchronous and may block; callers on an event loop use a thread
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ from foretune.domain.trial import (
 )
 
 if TYPE_CHECKING:
-    from foretune.domain.history import JobRecord, Proposal
+    from foretune.domain.history import JobRecord, PastJob, Proposal
     from foretune.domain.trial import (
         AttemptRecord,
         ObservedAttempt,
@@ -135,6 +135,35 @@ class History(Protocol):
         self, *, namespace: str | None = None, name: str | None = None
     ) -> Sequence[JobRecord]:
         """Return matching jobs, newest first."""
+
+    def past_jobs(
+        self,
+        *,
+        namespaces: Collection[str] | None,
+        published: Collection[str],
+        names: Collection[str] = (),
+        metric: str | None = None,
+        least: int = 1,
+        limit: int,
+    ) -> Sequence[PastJob]:
+        """Return jobs to learn from, newest first, at most `limit`.
+
+        They are of these namespaces (None is all), published so far (`namespace`, `cluster`), have one of
+        the names, where there are some, and this metric, and at least `least` trials that have ended.
+        """
+
+    def ended(self, job_uids: Collection[str]) -> Mapping[str, int]:
+        """Return how many trials of each job have ended; a job without any is left out."""
+
+    def lessons(self, job_uid: str, *, limit: int) -> Sequence[Trial]:
+        """Return what can be learned from a job, whatever its size: some of its ended trials, by index.
+
+        Of those with a value the best third of `limit` and an even choice of the others; besides, at most
+        a quarter of `limit` that failed, the newest. Raises `NotFoundError` for an unknown job.
+        """
+
+    def proposals(self, job_uid: str) -> Sequence[Proposal]:
+        """Return every proposal of the job by index; raises `NotFoundError`."""
 
     def put_proposal(self, proposal: Proposal) -> Proposal:
         """Record a proposal and its trial; a second one of the same (job, index) returns the first."""

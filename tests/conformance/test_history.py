@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from tests.support.histories import (
     an_outcome,
     epochs,
     running_trial,
+    tuned,
 )
 
 from foretune.domain.job import Goal, Objective, Reduce
@@ -59,6 +61,8 @@ def test_jobs_are_found_newest_first(history: History) -> None:
 ASKED: dict[str, Callable[[Any], Any]] = {
     "job": lambda h: h.job("nobody"),
     "trials": lambda h: h.trials("nobody"),
+    "proposals": lambda h: h.proposals("nobody"),
+    "lessons": lambda h: h.lessons("nobody", limit=9),
     "put_proposal": lambda h: h.put_proposal(a_proposal("nobody")),
     "close_job": lambda h: h.close_job("nobody", phase="Failed", reason="", message="", at=1.0),
     "trial": lambda h: h.trial("job-1", 9),
@@ -433,3 +437,89 @@ def test_namesakes_do_not_mix(history: History) -> None:
     history.add_reports(a_batch(epochs(0.4)))
     assert history.trial("job-2", 0).reports == 0
     assert history.trial("job-1", 0).reports == 1
+
+
+def test_proposals_come_with_their_audit(history: History) -> None:
+    """Every proposal of a job is listed by index, each as it was recorded."""
+    history.put_job(a_job())
+    for index in (2, 0):
+        history.put_proposal(a_proposal(index=index, detail={"mean": 0.5 + index, "prior": "used"}))
+    assert history.proposals("job-1") == [history.proposal("job-1", i) for i in (0, 2)]
+
+
+def past(history: History, **wanted: Any) -> list[str]:
+    """Return the uids of past jobs; by default of team-a, as far as they are published at all."""
+    values: dict[str, Any] = {
+        "namespaces": ["team-a"],
+        "published": ["namespace", "cluster"],
+        "limit": 9,
+    }
+    return [job.uid for job in history.past_jobs(**{**values, **wanted})]
+
+
+def test_past_jobs_are_found_by_scope_name_and_metric(history: History) -> None:
+    """Newest first, of the namespaces that are asked for, without those that are kept back or have no end."""
+    said: dict[str, dict[str, Any]] = {
+        "kept": {"publish": False},
+        "shared": {"scope": "cluster"},
+        "old": {},
+    }
+    for number, (uid, history_field) in enumerate(said.items()):
+        manifest = {"space": {"lr": {"min": 0, "max": 3}}, "history": history_field}
+        tuned(history, a_job(uid, name=uid, created_at=number, manifest=manifest), [0.5, 0.6])
+    loss = Objective(metric="loss", goal=Goal.MINIMIZE)
+    tuned(history, a_job("loss", created_at=9.0, objective=loss), [0.5])
+    tuned(history, a_job("other", namespace="team-b", created_at=5.0), [0.5])
+    running_trial(history, job=a_job("runs", created_at=99.0))
+    assert past(history) == ["loss", "old", "shared"]
+    assert past(history, limit=2) == ["loss", "old"]
+    assert past(history, metric="accuracy") == ["old", "shared"]
+    assert past(history, names=["demo", "shared"]) == ["loss", "shared"]
+    assert past(history, published=["cluster"], namespaces=None) == ["shared"]
+    assert past(history, namespaces=None) == ["loss", "other", "old", "shared"]
+    assert past(history, least=2) == ["old", "shared"]
+    (found,) = history.past_jobs(
+        namespaces=["team-a"], published=["cluster"], names=["shared"], limit=9
+    )
+    assert (found.name, found.namespace, found.created_at) == ("shared", "team-a", 1.0)
+    assert found.space == {"lr": {"min": 0, "max": 3}}
+    assert history.ended(["loss", "old", "runs"]) == {"loss": 1, "old": 2}
+
+
+def test_a_job_may_change_its_mind(history: History) -> None:
+    """What a job's manifest says last of its publication counts, for what it found before too."""
+    job = a_job(manifest={"space": {}})
+    tuned(history, job, [0.5])
+    assert past(history) == ["job-1"]
+    history.put_job(replace(job, manifest={"space": {}, "history": {"publish": False}}))
+    assert past(history) == []
+    history.put_job(replace(job, manifest={"space": {}, "history": {"scope": "cluster"}}))
+    assert past(history, namespaces=None, published=["cluster"]) == ["job-1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", Goal)
+def test_lessons_are_the_best_and_an_even_choice(history: History, goal: Goal) -> None:
+    """Of 40 values 12 are kept: the 4 best and 8 at even distances; 3 of the failures, the newest."""
+    values: list[float | None] = [float((7 * i) % 40) for i in range(40)]
+    values[40:] = [None] * 5
+    objective = Objective(metric="y", goal=goal)
+    tuned(history, a_job(objective=objective), values)
+    running_trial(history, 45, a_job(objective=objective))
+    found = history.lessons("job-1", limit=12)
+    assert [t.index for t in found] == sorted(t.index for t in found)
+    assert [t.index for t in found if t.value is None] == [42, 43, 44]
+    places = sorted(
+        v if goal is Goal.MINIMIZE else 39 - v for v in (t.value for t in found) if v is not None
+    )
+    assert places[:4] == [0, 1, 2, 3]
+    steps = [b - a for a, b in itertools.pairwise(places[3:])]
+    assert (len(places), places[-1]) == (12, 39)
+    assert set(steps) <= {4, 5}
+
+
+def test_lessons_of_a_small_job_are_all_it_has(history: History) -> None:
+    """Fewer values than the limit are all kept, with all that is known of each trial."""
+    tuned(history, a_job(), [0.5, 0.1, None, 0.9])
+    assert history.lessons("job-1", limit=12) == history.trials("job-1")
+    assert history.lessons("job-1", limit=3) != history.trials("job-1")

@@ -96,3 +96,17 @@ def running_trial(history: History, index: int = 0, job: JobRecord | None = None
     history.put_proposal(a_proposal(job.uid, index))
     history.put_attempt(job.uid, index, an_attempt())
     return job.uid
+
+
+def tuned(
+    history: History, job: JobRecord, values: Sequence[float | None], *, first: int = 0
+) -> None:
+    """Record a job with one ended trial a value, at lr 0.001, 0.002, ... of 2 layers; None ran out of memory."""
+    history.put_job(job)
+    for index, value in enumerate(values, first):
+        history.put_proposal(a_proposal(job.uid, index))
+        ends: dict[str, Any] = {"state": TrialState.INFEASIBLE, "reason": EndReason.OUT_OF_MEMORY}
+        if value is not None:
+            ends = {"records": tuple(epochs(value, metric=job.objective.metric))}
+        outcome = an_outcome(index, **ends)
+        history.commit(job.uid, outcome, at=2000.0 + index)

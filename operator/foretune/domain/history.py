@@ -44,6 +44,20 @@ class JobRecord:
     message: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PastJob:
+    """What must be known of a job to tell whether another one may learn from it."""
+
+    uid: str
+    namespace: str
+    name: str
+    objective: Objective
+    space: Mapping[str, Any]
+    """As in its manifest."""
+    context: Mapping[str, str]
+    created_at: float
+
+
 @dataclass(frozen=True)
 class SourceTask:
     """A past tuning task to learn from: its own objective, and its space where that is known."""

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import case, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from foretune.adapters.store.curves import Curve
@@ -17,6 +17,7 @@ from foretune.adapters.store.rows import (
     load_trials,
     objective_json,
     objective_of,
+    past_job_of,
     proposal_of,
 )
 from foretune.adapters.store.schema import (
@@ -29,20 +30,31 @@ from foretune.adapters.store.schema import (
     tasks,
     trials,
 )
+from foretune.domain.job import Goal, Scope
 from foretune.domain.trial import AttemptPhase, TrialState
 from foretune.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection, Row, Table
 
-    from foretune.domain.history import JobRecord, Proposal
+    from foretune.domain.history import JobRecord, PastJob, Proposal
     from foretune.domain.trial import AttemptRecord, Outcome, Point, Trial
     from foretune.ports import ReportBatch
 
 TERMINAL: Final = [state.value for state in TrialState if state.terminal]
 OPEN: Final = [state.value for state in TrialState if not state.terminal]
+
+TOLD: Final = [
+    TrialState.COMPLETED.value,
+    TrialState.EARLY_STOPPED.value,
+    TrialState.TIMED_OUT.value,
+]
+"""States of a trial whose value others may learn from."""
+
+FAILED: Final = [TrialState.INFEASIBLE.value, TrialState.FAILED.value, TrialState.TIMED_OUT.value]
+"""States of a trial whose failure others may learn from."""
 
 
 class SqlHistory:
@@ -74,6 +86,7 @@ class SqlHistory:
             "phase": record.phase,
             "reason": record.reason,
             "message": record.message,
+            "published": _published(record.manifest),
         }
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -114,7 +127,61 @@ class SqlHistory:
                     .values(state=TrialState.CANCELLED.value, reason="Deleted", ended_at=at)
                 )
 
+    def past_jobs(
+        self,
+        *,
+        namespaces: Collection[str] | None,
+        published: Collection[str],
+        names: Collection[str] = (),
+        metric: str | None = None,
+        least: int = 1,
+        limit: int,
+    ) -> Sequence[PastJob]:
+        """Return jobs to learn from, newest first, at most `limit`."""
+        ends = (
+            select(trials.c.ended_at)
+            .where(trials.c.job_uid == jobs.c.uid, trials.c.ended_at.is_not(None))
+            .order_by(trials.c.ended_at)
+            .limit(1)
+            .offset(least - 1)
+            .scalar_subquery()
+        )
+        columns = (jobs.c.uid, jobs.c.namespace, jobs.c.name, jobs.c.objective, jobs.c.context)
+        query = (
+            select(*columns, jobs.c.created_at, tasks.c.space)
+            .join(tasks, tasks.c.id == jobs.c.task_id)
+            .where(jobs.c.published.in_(published), ends.is_not(None))
+            .order_by(jobs.c.created_at.desc(), jobs.c.uid)
+            .limit(limit)
+        )
+        if namespaces is not None:
+            query = query.where(jobs.c.namespace.in_(namespaces))
+        if names:
+            query = query.where(jobs.c.name.in_(names))
+        if metric is not None:
+            query = query.where(tasks.c.metric == metric)
+        with self._database.reading() as connection:
+            return [past_job_of(row) for row in connection.execute(query).all()]
+
+    def ended(self, job_uids: Collection[str]) -> Mapping[str, int]:
+        """Return how many trials of each job have ended; a job without any is left out."""
+        query = (
+            select(trials.c.job_uid, func.count())
+            .where(trials.c.job_uid.in_(job_uids), trials.c.ended_at.is_not(None))
+            .group_by(trials.c.job_uid)
+        )
+        with self._database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query).all()}
+
     # ------------------------------------------------------------- proposals
+    def proposals(self, job_uid: str) -> Sequence[Proposal]:
+        """Return every proposal of the job by index; raises `NotFoundError`."""
+        query = select(proposals).where(proposals.c.job_uid == job_uid)
+        with self._database.reading() as connection:
+            self._job_row(connection, job_uid)
+            ordered = connection.execute(query.order_by(proposals.c.trial_index))
+            return [proposal_of(row) for row in ordered.all()]
+
     def put_proposal(self, proposal: Proposal) -> Proposal:
         """Record a proposal and its trial; a second one of the same identity returns the first."""
         with self._database.writing() as connection:
@@ -165,6 +232,40 @@ class SqlHistory:
             if not found:
                 raise NotFoundError(f"the history has no trial {index} of job {job_uid!r}")
             return found[0]
+
+    def lessons(self, job_uid: str, *, limit: int) -> Sequence[Trial]:
+        """Return what can be learned from a job, whatever its size: some of its ended trials, by index."""
+        first, rest = limit // 3, limit - limit // 3
+        told = (
+            trials.c.state.in_(TOLD) & trials.c.value.is_not(None) & trials.c.nonfinite.is_(False)
+        )
+        of_job = trials.c.job_uid == job_uid
+        with self._database.reading() as connection:
+            goal = objective_of(self._job_row(connection, job_uid).objective).goal
+            value = trials.c.value.desc() if goal is Goal.MAXIMIZE else trials.c.value
+            ranked = (
+                select(
+                    trials.c.trial_index,
+                    func.row_number().over(order_by=(value, trials.c.trial_index)).label("place"),
+                    func.count().over().label("count"),
+                )
+                .where(of_job, told)
+                .subquery()
+            )
+            behind, others = ranked.c.place - first, ranked.c.count - first
+            # Of the others each at which the share of them reaches the next whole number of `rest`.
+            step = case((ranked.c.count > limit, others), else_=1)
+            even = (behind * rest) // step > ((behind - 1) * rest) // step
+            chosen = or_(ranked.c.count <= limit, ranked.c.place <= first, even)
+            best = select(ranked.c.trial_index).where(chosen)
+            failed = (
+                select(trials.c.trial_index)
+                .where(of_job, trials.c.state.in_(FAILED), ~told)
+                .order_by(trials.c.trial_index.desc())
+                .limit(limit // 4)
+            )
+            found = [*connection.scalars(best), *connection.scalars(failed)]
+            return load_trials(connection, job_uid, found)
 
     def curve(self, job_uid: str, index: int) -> Sequence[Point]:
         """Return the trial's points in order of epoch; the last report of an epoch counts."""
@@ -366,6 +467,12 @@ class SqlHistory:
         if attempt.pod_uid is not None:
             pod = {"attempt": attempt.number, "pod_uid": attempt.pod_uid}
             self._put(connection, pods, {"trial_id": trial_id, **pod})
+
+
+def _published(manifest: Mapping[str, Any]) -> str:
+    """Return who may learn from a job, by what its manifest says of the history."""
+    said = manifest.get("history") or {}
+    return str(said.get("scope", Scope.NAMESPACE)) if said.get("publish", True) else "none"
 
 
 def _storable(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from foretune.adapters.store.schema import attempts, costs, proposals, trials
-from foretune.domain.history import JobRecord, Proposal
+from foretune.domain.history import JobRecord, PastJob, Proposal
 from foretune.domain.job import Goal, Objective, Reduce
 from foretune.domain.trial import (
     AttemptPhase,
@@ -20,6 +20,8 @@ from foretune.domain.trial import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Connection, Row
 
 
@@ -73,11 +75,28 @@ def proposal_of(row: Row[Any]) -> Proposal:
     )
 
 
-def load_trials(connection: Connection, job_uid: str, index: int | None = None) -> list[Trial]:
-    """Return the trials of a job by index, or one of them: three queries, whatever their number."""
+def past_job_of(row: Row[Any]) -> PastJob:
+    """Return a past job of its row, with the space of its task."""
+    return PastJob(
+        uid=row.uid,
+        namespace=row.namespace,
+        name=row.name,
+        objective=objective_of(row.objective),
+        space=row.space,
+        context=row.context,
+        created_at=row.created_at,
+    )
+
+
+def load_trials(
+    connection: Connection, job_uid: str, chosen: int | Collection[int] | None = None
+) -> list[Trial]:
+    """Return the trials of a job by index, or the chosen ones: two queries, whatever their number."""
     wanted = trials.c.job_uid == job_uid
-    if index is not None:
-        wanted &= trials.c.trial_index == index
+    if isinstance(chosen, int):
+        wanted &= trials.c.trial_index == chosen
+    elif chosen is not None:
+        wanted &= trials.c.trial_index.in_(chosen)
     query = (
         select(trials, proposals.c.params, proposals.c.config_hash, proposals.c.proposer)
         .join(
