@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from tests.support.world import make_job
 
+from foretune.domain.job import Builtin, Image
 from foretune.domain.trial import (
     AttemptPhase,
     AttemptRecord,
@@ -129,3 +130,31 @@ def test_a_failures_message_is_its_last_telling_line():
     log = 'Traceback\nValueError: bad shape\nFORETUNE {"v":1}\n'
     outcome = classify(attempt(), trial(), SPEC, Recovered(text=log), 200.0)
     assert outcome.message == "exit code 1: ValueError: bad shape"
+
+
+FOLDER: Final = Builtin(model="bert", dataset="sst2", data_path="/data/sst2")
+WORDS = [
+    # exit code, workload, the trainer's line, the message
+    (74, FOLDER, "/data/sst2 is no folder: tried train.parquet",
+     "spec.trial.builtin.path: /data/sst2 is no folder: tried train.parquet"),
+    (64, FOLDER, "/data/sst2/train.parquet: is no parquet file: too short",
+     "spec.trial.builtin.path: /data/sst2/train.parquet: is no parquet file: too short"),
+    (74, Builtin(model="bert", dataset="sst2"), "stanfordnlp/sst2: neither in the cache nor on the hub",
+     "spec.trial.builtin.dataset: stanfordnlp/sst2: neither in the cache nor on the hub"),
+    (64, FOLDER, "foretune_trainer: workload.model: must be one of cnn, bert, not 'bret'",
+     "spec.trial.builtin.model: must be one of cnn, bert, not 'bret'"),
+    (78, FOLDER, "workload.extras.widht: is not known to this trainer; did you mean width?",
+     "spec.trial.builtin.extras.widht: is not known to this trainer; did you mean width?"),
+    (64, FOLDER, "params.layers: must be a whole number >= 1, not 0",
+     "spec.space.layers: must be a whole number >= 1, not 0"),
+    (64, FOLDER, "version: this trainer speaks 1, not 2", "version: this trainer speaks 1, not 2"),
+    (64, Image(image="mine"), "workload.model: mine", "workload.model: mine"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "workload", "line", "message"), WORDS)
+def test_the_trainers_line_names_the_manifests_field(code, workload, line, message):
+    """What the built-in trainer can't run is told with the path of the field; other images speak for themselves."""
+    spec = replace(SPEC, trial=replace(SPEC.trial, workload=workload))
+    ended = attempt(exit_code=code, termination_message=line)
+    assert classify(ended, trial(), spec, Recovered(), 200.0).message == message

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.support.world import Crash, TrackerView, World, make_job
 
 from foretune.app.loop import Reconciler
+from foretune.domain.job import Builtin
 from foretune.domain.trial import AttemptPhase, EndReason, TrialState
 from foretune.errors import ConflictError, InvalidJobError, Problem, QuotaExceededError
 from foretune.planner.naming import attempt_name
@@ -198,6 +199,39 @@ def test_three_equal_failures_are_the_programs_fault():
             world.end(name, code=1)
     failed = next(c for c in world.statuses[-1]["conditions"] if c["type"] == "Failed")
     assert failed["reason"] == "ConfigBug"
+    assert len(world.trials) == 3
+
+
+def test_a_folder_without_the_data_fails_the_job_with_the_first_trial():
+    """A data folder that is not there is tried again once; then one line in the status names the field."""
+    workload = Builtin(model="cnn", dataset="mnist", data_path="/data/mnist")
+    trial = replace(make_job().spec.trial, workload=workload)
+    world, job = World(), make_job(parallelism=1, trial=trial)
+    line = "/data/mnist is no folder: tried train.parquet, test.parquet"
+    reconciler = loop(world)
+    while not reconciler.reconcile(job).done:
+        for name in world.live():
+            world.start(name)
+            world.end(name, code=74, termination_message=line)
+    assert world.launches == [attempt_name(job, 0, 0), attempt_name(job, 0, 1)]
+    failed = next(c for c in world.statuses[-1]["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "ConfigBug"
+    assert failed["message"] == f"trial 0 can't read its data: spec.trial.builtin.path: {line}"
+
+
+def test_a_hub_that_is_away_fails_the_job_after_three_trials():
+    """A hub may come back: only when the first three trials found it away is the job given up."""
+    trial = replace(make_job().spec.trial, workload=Builtin(model="bert", dataset="sst2"))
+    failure = replace(make_job().spec.failure, max_failed=50)
+    world, job = World(), make_job(parallelism=1, trial=trial, failure=failure)
+    reconciler = loop(world)
+    while not reconciler.reconcile(job).done:
+        for name in world.live():
+            world.start(name)
+            world.end(name, code=74, termination_message="stanfordnlp/sst2: not on the hub")
+    failed = next(c for c in world.statuses[-1]["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "ConfigBug"
+    assert "spec.trial.builtin.dataset: stanfordnlp/sst2: not on the hub" in failed["message"]
     assert len(world.trials) == 3
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foretune.constants import Condition, Reason
+from foretune.domain.job import Builtin
 from foretune.domain.trial import EndReason, Trial, TrialState
-from foretune.planner.outcomes import held_gpu_s
+from foretune.planner.outcomes import RETRIED_ERRORS, held_gpu_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,18 +81,33 @@ def verdict(snapshot: Snapshot, now: float) -> Verdict | None:
 
 
 def _failed(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
+    return _unrunnable(spec, ended) or _too_many(spec, ended)
+
+
+def _unrunnable(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
+    """Return that the program or its image can't run at all, whatever the configuration."""
     for trial in ended:
         if trial.reason is EndReason.CONFIG_BUG:
             message = f"trial {trial.index} can't run as configured: {trial.message}"
             return Verdict(Condition.FAILED, Reason.CONFIG_BUG, message, "config_bug")
         if trial.reason is EndReason.IMAGE_UNPULLABLE:
             return Verdict(Condition.FAILED, Reason.IMAGE_UNPULLABLE, trial.message, "image")
-    errors = [trial for trial in ended if trial.reason is EndReason.ERROR]
+    if any(trial.state.succeeded for trial in ended):
+        return None
+    errors = [trial for trial in ended if trial.reason in RETRIED_ERRORS]
     first = sorted(errors, key=lambda t: t.index)[:SAME_FAILURES]
-    nothing_else = not any(trial.state.succeeded for trial in ended)
-    if len(first) == SAME_FAILURES and nothing_else and len({t.message for t in first}) == 1:
+    for trial in first:
+        if trial.reason is EndReason.DATA_UNREACHABLE and _reads_folder(spec):
+            message = f"trial {trial.index} can't read its data: {trial.message}"
+            return Verdict(Condition.FAILED, Reason.CONFIG_BUG, message, "config_bug")
+    if len(first) == SAME_FAILURES and len({trial.message for trial in first}) == 1:
         message = f"the first {SAME_FAILURES} trials failed alike: {first[0].message}"
         return Verdict(Condition.FAILED, Reason.CONFIG_BUG, message, "config_bug")
+    return None
+
+
+def _too_many(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
+    """Return that more trials failed, or were infeasible, than may."""
     failed = [trial for trial in ended if trial.counts_as_failure]
     limit = spec.failure.limit(spec.trials)
     if len(failed) > limit:
@@ -106,6 +122,11 @@ def _failed(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
         )
         return Verdict(Condition.FAILED, Reason.MAX_FAILED_TRIALS, message, "failed")
     return None
+
+
+def _reads_folder(spec: JobSpec) -> bool:
+    """Return whether data that can't be read are a folder's: unlike a hub, it will not come back."""
+    return isinstance(spec.trial.workload, Builtin) and spec.trial.workload.data_path is not None
 
 
 def _reached(spec: JobSpec, trials: Sequence[Trial]) -> Verdict | None:

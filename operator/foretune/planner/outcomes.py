@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foretune.contract import ExitCode
-from foretune.domain.job import MAX_INFRA_RETRIES
+from foretune.domain.job import MAX_INFRA_RETRIES, Builtin
 from foretune.domain.trial import (
     AttemptPhase,
     AttemptRecord,
@@ -21,6 +21,7 @@ from foretune.domain.trial import (
     Trial,
     TrialState,
 )
+from foretune.planner import trainer
 
 if TYPE_CHECKING:
     from foretune.domain.job import JobSpec
@@ -119,7 +120,7 @@ def _reason(attempt: ObservedAttempt, trial: Trial, spec: JobSpec, recovered: Re
     """Return why the attempt ended: the first row that fits."""
     if attempt.exit_code == ExitCode.DONE and attempt.phase is AttemptPhase.SUCCEEDED:
         return _finished(trial, spec, recovered)
-    return _taken(attempt, trial, spec) or _broken(attempt, recovered)
+    return _taken(attempt, trial, spec) or _broken(attempt, spec, recovered)
 
 
 def _finished(trial: Trial, spec: JobSpec, recovered: Recovered) -> _End:
@@ -147,12 +148,16 @@ def _taken(attempt: ObservedAttempt, trial: Trial, spec: JobSpec) -> _End | None
     return None
 
 
-def _broken(attempt: ObservedAttempt, recovered: Recovered) -> _End:
+def _broken(attempt: ObservedAttempt, spec: JobSpec, recovered: Recovered) -> _End:
     """Return the end of an attempt that failed by itself."""
     text = f"{recovered.text}\n{attempt.termination_message}"
     code, tail = attempt.exit_code, _tail(attempt, recovered)
     if attempt.container_reason == "OOMKilled" or any(mark in text for mark in _CUDA_OOM):
         return _End(EndReason.OUT_OF_MEMORY, tail)
+    workload = spec.trial.workload
+    if code in trainer.SAYS and isinstance(workload, Builtin):
+        reading = code == ExitCode.DATA_UNREACHABLE
+        tail = str(trainer.problem(tail, workload, reading=reading))
     if code in _EXIT_REASONS:
         return _End(_EXIT_REASONS[code], tail)
     return _End(EndReason.ERROR, f"exit code {code}: {tail}")

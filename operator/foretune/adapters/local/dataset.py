@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from foretune import contract
-from foretune.contract import ExitCode
 from foretune.domain.job import Builtin
-from foretune.errors import InvalidInputError, InvalidJobError, Problem
+from foretune.errors import InvalidInputError, InvalidJobError
+from foretune.planner.trainer import SAYS, problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +25,6 @@ SHIPPED: Final = re.compile(r"digits|synthetic:.*")
 
 MODULE: Final = "foretune_trainer.check"
 """The trainer's own check."""
-
-_SAYS: Final = frozenset(
-    int(code) for code in (ExitCode.BAD_CONFIG, ExitCode.BAD_EXTRA, ExitCode.DATA_UNREACHABLE)
-)
-_FIELD: Final = re.compile(r"workload\.(extras\.[\w.-]+|model|dataset|path): (.*)", re.DOTALL)
 
 
 def to_read(spec: JobSpec) -> str | None:
@@ -72,14 +67,10 @@ def check_dataset(spec: JobSpec, environ: Mapping[str, str]) -> None:
     if done.returncode == 0:
         return
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    last = said[-1].removeprefix("foretune_trainer: ") if said else f"code {done.returncode}"
-    if done.returncode not in _SAYS:
+    last = said[-1] if said else f"code {done.returncode}"
+    if done.returncode not in SAYS:
         raise InvalidInputError(f"the built-in trainer can't be run on this machine: {last}")
-    field = "path" if workload.data_path is not None else "dataset"
-    match = _FIELD.fullmatch(last)
-    if match is not None:
-        field, last = match[1], match[2]
-    raise InvalidJobError([Problem(f"spec.trial.builtin.{field}", last)])
+    raise InvalidJobError([problem(last, workload, reading=True)])
 
 
 __all__ = ["check_dataset", "to_read"]
