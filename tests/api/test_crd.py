@@ -224,7 +224,13 @@ def full_status() -> dict[str, Any]:
         container_reason="ImagePullBackOff",
     )
     job = make_job(trials=500, parallelism=100)
-    return status_page.build(Snapshot(job=job, trials=trials, attempts=[waiting]), 60.0)
+    audit = {
+        "prior": "used",
+        "reason": "r" * 999,
+        "sources": {"n" * 400 + str(i): 0.1 for i in range(12)},
+    }
+    seen = Snapshot(job=job, trials=trials, attempts=[waiting], audit=audit)
+    return status_page.build(seen, 60.0)
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,22 @@ def test_reports_that_did_not_arrive_are_read_from_the_log(
     assert [record["seq"] for record in outcome.records] == recovered
     assert outcome.source == source
     assert world.trials[0].state is TrialState.COMPLETED
+
+
+class Telling(TrackerView):
+    """A tracker whose proposals have audits: the second one stood in for a designer."""
+
+    def propose(self, job_uid: str, index: int) -> Any:
+        """Return the world's proposal with an audit."""
+        details = {0: {"prior": "used", "sources": {"a/b": 0.5}}, 1: {"reason": "timeout"}}
+        return replace(self._world.propose(job_uid, index), detail=details.get(index, {}))
+
+
+def test_the_status_tells_the_newest_audit_that_speaks_of_past_jobs():
+    """A proposal that stood in for a designer says nothing of them, and leaves what was said."""
+    world, job = World(), make_job()
+    loop = Reconciler(tracker=Telling(world), runner=world, sink=world, clock=world)
+    turn = loop.reconcile(job)
+    assert turn.status["allocated"] == 2
+    prior = {"decision": "used", "reason": "", "tasks": [{"ref": "a/b", "weight": 0.5}]}
+    assert world.statuses[-1]["prior"] == prior

@@ -49,8 +49,15 @@ def test_long_texts_as_parameters_fit():
     """Sixty-four parameters whose texts are pages long leave a status that can be written."""
     params = {f"p{i}": "x" * 3000 for i in range(64)}
     trials = [ended(i, params=params) for i in range(20)]
-    page = status.build(Snapshot(job=make_job(trials=30), trials=trials, attempts=[]), 50.0)
+    audit = {
+        "prior": "rejected",
+        "reason": "y" * 999,
+        "sources": {f"{i}" * 900: 0.1 for i in range(12)},
+    }
+    seen = Snapshot(job=make_job(trials=30), trials=trials, attempts=[], audit=audit)
+    page = status.build(seen, 50.0)
     assert len(json.dumps(page)) < STATUS_LIMIT
+    assert len(page["prior"]["tasks"]) == 10
     assert (page["best"]["trial"], set(page["best"]["params"])) == (19, set(params))
 
 
@@ -107,3 +114,18 @@ def test_a_job_whose_template_was_refused_is_tried_again():
     later = Snapshot(job=replace(job, status=page), trials=[], attempts=[])
     assert plan(later, 500.0) == [Propose(index=0)]
     assert status.build(later, 500.0)["phase"] == "Running"
+
+
+def test_the_status_says_what_past_jobs_were_good_for():
+    """Decision, reason and sources are the newest audit's, the largest share first; a restart keeps them."""
+    audit = {"prior": "used", "expert": "meta", "sources": {"team-a/one": 0.2, "team-a/two": 0.7}}
+    job = make_job()
+    page = status.build(Snapshot(job=job, trials=[], attempts=[], audit=audit), 9.0)
+    two, one = {"ref": "team-a/two", "weight": 0.7}, {"ref": "team-a/one", "weight": 0.2}
+    assert page["prior"] == {"decision": "used", "reason": "", "tasks": [two, one]}
+    later = Snapshot(job=replace(job, status=page), trials=[], attempts=[])
+    assert status.build(later, 9.0)["prior"] == page["prior"]
+    none = {"prior": "none", "reason": "spec.prior.mode is off"}
+    page = status.build(replace(later, audit=none), 9.0)
+    assert page["prior"] == {"decision": "none", "reason": "spec.prior.mode is off", "tasks": []}
+    assert "prior" not in status.build(Snapshot(job=job, trials=[], attempts=[]), 9.0)

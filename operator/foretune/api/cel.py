@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from foretune import constants, contract
 from foretune.api.problems import listed
-from foretune.api.rules import IMAGE_ONLY, NOT_WITH_TEMPLATE, RESERVED, SYNTHETIC, WORKLOADS
+from foretune.api.rules import (
+    IMAGE_ONLY,
+    NAMED_ONLY,
+    NEEDS_AUTO,
+    NEEDS_NAMES,
+    NOT_WITH_TEMPLATE,
+    RESERVED,
+    SYNTHETIC,
+    WORKLOADS,
+)
 from foretune.api.space import AMBIGUOUS, NAME
 
 
@@ -155,7 +164,21 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             expression=f"'must be one of {listed(contract.BUILTIN_METRICS)}, not ' + self.objective.metric",
             field=".objective.metric",
         ),
+        Rule(
+            "self.prior.mode != 'named' || self.search.algorithm == 'auto'",
+            NEEDS_AUTO,
+            field=".prior.mode",
+        ),
         *(_immutable(field) for field in ("objective", "space", "trial", "task")),
+    ),
+    "spec.prior": (
+        # Its default is an empty object, which must pass before it is filled in.
+        Rule("!has(self.mode) || self.mode != 'named' || has(self.from)", NEEDS_NAMES),
+        Rule(
+            "!has(self.from) || (has(self.mode) && self.mode == 'named')",
+            NAMED_ONLY,
+            field=".from",
+        ),
     ),
     "spec.space": (
         Rule(

@@ -92,6 +92,7 @@ COLUMNS: Final = (
     ("Best", "number", ".status.best.value", 0),
     ("Done/Total", "string", ".status.progress", 0),
     ("GPUh", "number", ".status.spent.gpuHours", 0),
+    ("Prior", "string", ".status.prior.decision", 0),
     ("Running", "integer", ".status.counts.running", 1),
     ("Failed", "integer", ".status.counts.failed", 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),

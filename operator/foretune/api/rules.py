@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foretune import constants, contract
 from foretune.api.problems import listed, nearest
-from foretune.domain.job import Algorithm
+from foretune.domain.job import Algorithm, PriorMode
 from foretune.errors import Problem
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ NOT_WITH_TEMPLATE: Final = {
 }
 """Fields that don't go with template, and what to set instead."""
 
+NEEDS_NAMES: Final = "mode named needs the names of jobs"
+"""Said of `prior.from`."""
+
+NAMED_ONLY: Final = "goes with mode named only"
+"""Said of `prior.from`."""
+
+NEEDS_AUTO: Final = "named needs search.algorithm auto: the others learn from no other job"
+"""Said of `prior.mode`."""
+
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\(params\.([^)]*)\)")
 
 
@@ -45,6 +54,7 @@ def broken_rules(spec: models.Spec, space: Space | None) -> list[Problem]:
     return [
         *_limits(spec),
         *_search(spec, space),
+        *_prior(spec),
         *_workload(spec.trial),
         *_builtin(spec, space),
         *_template(spec.trial),
@@ -64,6 +74,16 @@ def _search(spec: models.Spec, space: Space | None) -> Iterator[Problem]:
         endless = [p.name for p in space.parameters if p.cardinality is None]
         message = f"grid needs a finite space: give {listed(endless)} a step or values"
         yield Problem("spec.search.algorithm", message)
+
+
+def _prior(spec: models.Spec) -> Iterator[Problem]:
+    named = spec.prior.mode is PriorMode.NAMED
+    if named and spec.prior.from_ is None:
+        yield Problem("spec.prior.from", NEEDS_NAMES)
+    if not named and spec.prior.from_ is not None:
+        yield Problem("spec.prior.from", NAMED_ONLY)
+    if named and spec.search.algorithm is not Algorithm.AUTO:
+        yield Problem("spec.prior.mode", NEEDS_AUTO)
 
 
 def _workload(trial: models.Trial) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from foretune.api.problems import text_number
-from foretune.domain.job import Algorithm, Goal, Reduce
+from foretune.domain.job import Algorithm, Goal, PriorMode, Reduce, Scope
 from foretune.domain.space import Scale
 
 QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$"
@@ -53,6 +53,10 @@ def _amount(value: object) -> object:
 
 Quantity = Annotated[str | int, BeforeValidator(_amount)]
 """A whole number, or a text that matches `QUANTITY` (`Resources` checks it)."""
+
+
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+"""Name of another TuningJob."""
 
 
 class Parameter(Model):  # for the schema: foretune.api.space reads it, and knows more
@@ -241,6 +245,39 @@ class Task(Model):
     )
 
 
+class Prior(Model):
+    """Which past jobs this one learns from."""
+
+    mode: PriorMode = Field(
+        PriorMode.AUTO,
+        description="auto takes whatever past jobs are relevant, named those in from, off none.",
+    )
+    from_: list[Name] | None = Field(
+        None,
+        alias="from",
+        min_length=1,
+        max_length=64,
+        description="Names of jobs in this namespace, for mode named.",
+    )
+    scope: Scope | None = Field(
+        None,
+        description="Whose jobs: namespace, or cluster for those of other namespaces that publish so"
+        " far, too. Default: what the tracker is set to.",
+    )
+    max_tasks: Whole = Field(32, ge=1, le=64, description="Past jobs used at most.")
+
+
+class History(Model):
+    """Who may learn from this job."""
+
+    publish: StrictBool = Field(default=True, description="Whether later jobs may learn from it.")
+    scope: Scope = Field(
+        Scope.NAMESPACE,
+        description="namespace, or cluster: jobs of all namespaces, where an administrator lets this"
+        " namespace publish so far.",
+    )
+
+
 class Spec(Model):
     """A tuning job."""
 
@@ -262,6 +299,10 @@ class Spec(Model):
         None, ge=0, le=31_536_000, description="Seconds an ended trial's Job stays; default 3600."
     )
     task: Task = Field(default_factory=Task, description="What the job is about.")
+    prior: Prior = Field(default_factory=Prior, description="Which past jobs it learns from.")
+    history: History = Field(
+        default_factory=History, description="Which later jobs may learn from it."
+    )
 
 
 class Metadata(BaseModel):

@@ -109,6 +109,20 @@ STATUS: Final = _object(
             message=_text("What it said last.", 256),
         ),
     ),
+    prior=_object(
+        "What past jobs say, as of the newest proposal that tells.",
+        decision=_text("used, rejected or none.", 16),
+        reason=_text("Why it is not used; empty where it is.", 256),
+        tasks=_list(
+            "Past jobs that the predictions lean on most.",
+            10,
+            _object(
+                "A past job.",
+                ref=_text("Its namespace and name.", 384),
+                weight=_number("Its share, from 0 to 1."),
+            ),
+        ),
+    ),
     optimizer=_object(
         "Who proposes configurations.",
         algorithm=_text("Algorithm of the spec.", 64),

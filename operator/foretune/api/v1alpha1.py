@@ -25,6 +25,7 @@ from foretune.domain.job import (
     JobKey,
     JobSpec,
     Objective,
+    PriorSpec,
     Search,
     Template,
     TrialSpec,
@@ -41,11 +42,12 @@ TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 
 def _fields(model: type[BaseModel] = models.Spec, name: str = "spec") -> dict[str, list[str]]:
     """Return the known fields below each field that has some, for nearest names."""
-    found = {name: [to_camel(field) for field in model.model_fields]}
+    aliases = {field: info.alias or to_camel(field) for field, info in model.model_fields.items()}
+    found = {name: list(aliases.values())}
     for field, info in model.model_fields.items():
         for kind in (info.annotation, *get_args(info.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found |= _fields(kind, to_camel(field))
+                found |= _fields(kind, aliases[field])
     return found
 
 
@@ -93,11 +95,22 @@ class TuningJob:
             trials=spec.budget.trials,
             gpu_hours=spec.budget.gpu_hours,
             failure=_failure(spec.failure_policy),
+            prior=prior_of(spec.prior),
             suspend=spec.suspend,
             ttl_s=spec.ttl_seconds_after_finished,
             context=_context(spec),
             manifest=copy.deepcopy(dict(self.body["spec"])),
         )
+
+
+def prior_of(prior: models.Prior) -> PriorSpec:
+    """Return what a manifest says of past jobs."""
+    return PriorSpec(
+        mode=prior.mode,
+        names=tuple(prior.from_ or ()),
+        scope=prior.scope,
+        max_tasks=prior.max_tasks,
+    )
 
 
 def parse(body: object) -> TuningJob:

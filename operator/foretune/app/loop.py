@@ -98,6 +98,7 @@ class _Memory:
     collision: str | None = None
     history_down_since: float | None = None
     status: Mapping[str, Any] | None = None
+    audit: Mapping[str, Any] | None = None
     closed: str | None = None
 
 
@@ -194,6 +195,7 @@ class Reconciler:
             rejected=memory.rejected[0] if memory.rejected else None,
             quota=memory.quota[0] if memory.quota else None,
             collision=memory.collision,
+            audit=memory.audit,
         )
 
     def _act(self, job: Job, memory: _Memory, snapshot: Snapshot, action: Action) -> None:
@@ -283,9 +285,12 @@ class Reconciler:
 
     def _propose(self, job: Job, memory: _Memory, action: Propose) -> None:
         try:
-            self._tracker.propose(job.uid, action.index)
+            proposal = self._tracker.propose(job.uid, action.index)
         except SpaceExhaustedError:
             memory.exhausted = True
+            return
+        if "prior" in proposal.detail:  # what stood in for a designer has nothing to say of it
+            memory.audit = proposal.detail
 
     def _launch(self, job: Job, memory: _Memory, snapshot: Snapshot, action: Launch) -> None:
         trial = snapshot.by_index[action.index]

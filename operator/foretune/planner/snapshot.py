@@ -47,6 +47,8 @@ class Snapshot:
     """What the cluster said when a quota refused the trial's Job."""
     collision: str | None = None
     """Name of a Job that belongs to somebody else."""
+    audit: Mapping[str, Any] | None = None
+    """Of the newest proposal that says what past jobs were good for; None: none was made yet."""
 
     def of(self, index: int) -> Sequence[ObservedAttempt]:
         """Return the observed attempts of a trial, oldest first."""

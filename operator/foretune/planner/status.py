@@ -29,6 +29,15 @@ FAILURES: Final = 5
 MESSAGE: Final = 1024
 """Characters of a condition's message; a spec with a hundred problems must not fill the status."""
 
+TASKS: Final = 10
+"""Past jobs named in `prior`."""
+
+REF: Final = 384
+"""Characters of a past job's name."""
+
+REASON: Final = 256
+"""Characters of the reason why past jobs are not used."""
+
 TEXT: Final = 128
 """Characters of a parameter's text that a status which is too large keeps of the best trial."""
 
@@ -77,6 +86,8 @@ def build(snapshot: Snapshot, now: float) -> dict[str, Any]:
     }
     if (winner := best(spec.objective, snapshot.trials)) is not None:
         status["best"] = _row(winner)
+    if (prior := _prior(snapshot)) is not None:
+        status["prior"] = prior
     return _bounded(status)
 
 
@@ -255,6 +266,19 @@ def _optimizer(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "algorithm": snapshot.job.spec.search.algorithm.value,
         "fallbacks": sum(t.proposer.endswith("/fallback") for t in snapshot.trials),
+    }
+
+
+def _prior(snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return what past jobs were good for; after a restart what the status said before."""
+    audit = snapshot.audit
+    if audit is None:
+        return snapshot.job.status.get("prior")
+    shares = sorted(dict(audit.get("sources") or {}).items(), key=lambda share: -share[1])
+    return {
+        "decision": str(audit["prior"]),
+        "reason": str(audit.get("reason") or "")[:REASON],
+        "tasks": [{"ref": name[:REF], "weight": share} for name, share in shares[:TASKS]],
     }
 
 
