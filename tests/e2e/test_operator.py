@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_every_example_is_accepted(release):
     for path in sorted((ROOT / "examples").glob("*.yaml")):
         out = release.cluster.kubectl("apply", "-n", TEAM, "--dry-run=server", "-f", str(path))
         assert f"tuningjob.foretune.io/{path.stem}" in out
+
+
+def test_a_data_folder_that_is_not_there(release):
+    """The job fails with the first trial, and the status says in one line which field is wrong."""
+    job = example("digits-cnn")
+    job["metadata"] = {"name": "no-folder"}
+    job["spec"]["trial"]["builtin"] = {"model": "cnn", "dataset": "mnist", "path": "/data/mnist"}
+    release.cluster.apply(job, namespace=TEAM)
+    status = release.wait_over("no-folder", "Failed", limit_s=EXAMPLE_LIMIT_S)["status"]
+    failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+    assert (status["phase"], failed["reason"]) == ("Failed", "ConfigBug")
+    line = r"trial \d can't read its data: spec\.trial\.builtin\.path: /data/mnist is no folder: .*"
+    assert re.fullmatch(line, failed["message"])
 
 
 @pytest.fixture(scope="module")
