@@ -15,6 +15,7 @@ from tests.support.designs import MIXED, SMALL
 from foretune.errors import SuggestionUnavailableError
 from foretune.search.acquisition import Acquisition, polish, pool
 from foretune.search.designer import Deadline
+from foretune.search.economy import Economy
 from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
 from foretune.search.fit import Fit, fit_single_task_gp, marginal_loss, single_task_gp
@@ -147,7 +148,7 @@ def test_the_acquisition_is_botorchs_log_ei() -> None:
     theirs = LogExpectedImprovement(model, best_f=posterior.incumbent()[0])
     with torch.no_grad():
         wanted = theirs(queries.unsqueeze(1))
-        found = Acquisition(posterior, None)(queries)
+        found = Acquisition(posterior, Economy(None, None))(queries)
     torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
 
 
@@ -157,9 +158,9 @@ def test_a_pending_trial_is_worth_nothing_twice() -> None:
     posterior = posterior_of(fit_single_task_gp(X, z, Deadline(60)), X, z)
     queries, _ = data(200, seed=3)
     with torch.no_grad():
-        before = Acquisition(posterior, None)(queries)
+        before = Acquisition(posterior, Economy(None, None))(queries)
         chosen = queries[before.argmax()].unsqueeze(0)
-        after = Acquisition(posterior.with_pending(chosen, seed=0), None)
+        after = Acquisition(posterior.with_pending(chosen, seed=0), Economy(None, None))
         assert float(after(chosen)) < float(before.max()) - 0.5
         assert not torch.equal(queries[after(queries).argmax()], chosen[0])
 

@@ -31,8 +31,9 @@ from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import InvalidInputError, SpaceExhaustedError
 from foretune.search.designer import Completed, Deadline, Pending, designer_for
 from foretune.search.fit import Fit, fit_single_task_gp
+from foretune.search.kept import KEPT, kept
 from foretune.search.ladder import Ladder
-from foretune.search.plain_gp import KEPT, PlainGP, initial_trials, kept
+from foretune.search.plain_gp import PlainGP, initial_trials
 from foretune.search.simple import SobolDesigner
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from foretune.search.designer import Deadline
+    from foretune.search.economy import Economy
     from foretune.search.encode import Encoding
-    from foretune.search.feasibility import Feasibility
     from foretune.search.posterior import Posterior
 
 ENUMERATED: Final = 20_000
@@ -51,12 +51,12 @@ POLISH_STEPS: Final = 25
 
 
 class Acquisition:
-    """log EI, averaged over fantasies, plus log P(feasible)."""
+    """log EI, averaged over fantasies, plus what the economy of the job adds."""
 
-    def __init__(self, posterior: Posterior, feasibility: Feasibility | None) -> None:
+    def __init__(self, posterior: Posterior, economy: Economy) -> None:
         """Keep the models; the incumbent is the best posterior mean at known rows."""
         self._posterior = posterior
-        self._feasibility = feasibility
+        self._economy = economy
         self._incumbent = posterior.incumbent()
 
     def __call__(self, X: Tensor) -> Tensor:
@@ -65,9 +65,7 @@ class Acquisition:
         column = sd.unsqueeze(1)
         log_ei = _log_ei_helper((mean - self._incumbent) / column) + column.log()
         score = torch.logsumexp(log_ei, dim=1) - torch.log(torch.tensor(float(mean.shape[1])))
-        if self._feasibility is not None:
-            score = score + self._feasibility.log_probability(X)
-        return score
+        return score + self._economy.adjust(X)
 
     def scores(self, X: Tensor, deadline: Deadline) -> Tensor:
         """Return the scores of many rows, in chunks; raises when the deadline passes."""

@@ -40,6 +40,8 @@ class Problem:
     history: tuple[SourceTask, ...] = ()
     candidates: tuple[Params, ...] = ()
     """The only configurations that may be proposed; empty allows the whole space."""
+    budget: float | None = None
+    """Share of the budget of cost that is left, in [0, 1]; None where only the number of trials counts."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def _meta(threads: int) -> Designer:
     from foretune.search.meta_gp import MetaGP  # noqa: PLC0415 - torch, only when it is used
     from foretune.search.plain_gp import PlainGP  # noqa: PLC0415 - torch, only when it is used
 
-    plain = PlainGP(threads=threads)
+    plain = PlainGP(threads=threads, lessons=True)
     return Ladder((MetaGP(plain=plain, threads=threads), plain, _sobol(threads)))
 
 

@@ -2,13 +2,14 @@
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), algorithms 3.1 and 3.2. The
 kernel is linear plus Matern 5/2: running out of memory and diverging are mostly monotone in a few
-parameters, other failures are local. Nothing is fitted, so that two failures are enough to learn from.
+parameters, other failures are local. Hardly anything is fitted, so that two failures are enough to learn
+from.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
@@ -30,6 +31,19 @@ LOCAL_LENGTH: Final = 0.35
 STEPS: Final = 20
 """Newton steps; a handful converge."""
 
+LEVEL_VARIANCE: Final = 2.0
+"""Prior variance of the level of a task's log odds; half of it is shared by all tasks."""
+
+SHARES: Final = (0.0, 0.5, 0.9)
+"""Shares of the variance of the log odds that tasks may have in common."""
+
+
+class Feasible(Protocol):
+    """A model of where trials work."""
+
+    def log_probability(self, X: Tensor) -> Tensor:
+        """Return log P(feasible) at `m x D` rows, differentiable in them."""
+
 
 class Feasibility:
     """P(a trial gives a value | x), from the trials that did and those that failed."""
@@ -37,9 +51,58 @@ class Feasibility:
     def __init__(self, worked: Tensor, failed: Tensor) -> None:
         """Condition on `w x D` rows that worked and `f x D` rows that failed."""
         self._X = torch.cat([worked, failed])
-        sign = torch.ones(len(self._X), dtype=torch.float64)
-        sign[len(worked) :] = -1.0
-        K = _kernel(self._X, self._X)
+        self._fit = _Laplace(_kernel(self._X, self._X), _signs(len(worked), len(failed)))
+
+    def log_probability(self, X: Tensor) -> Tensor:
+        """Return log P(feasible) at `m x D` rows, differentiable in them."""
+        return self._fit.log_probability(_kernel(X, self._X), _diagonal(X))
+
+
+class SharedFeasibility:
+    """The same from this job's trials and those of past tasks, as far as these fail alike.
+
+    The log odds of a task are `level + shared(x) + own(x)`; how much of their variance is shared is summed
+    over a grid, by the evidence of all tasks: failures that have nothing in common teach nothing.
+    """
+
+    def __init__(self, X: Tensor, failed: Tensor, task: Tensor) -> None:
+        """Condition on `n x D` rows, which of them failed (`n`), and their tasks (`n`; 0 is this job)."""
+        self._X, self._own = X, task == 0
+        self._same = task.unsqueeze(0) == task.unsqueeze(1)
+        sign = 1.0 - 2.0 * failed.to(torch.float64)
+        within = _kernel(X, X)
+        self._fits = [
+            _Laplace(
+                torch.where(
+                    self._same, within + LEVEL_VARIANCE, share * within + LEVEL_VARIANCE / 2
+                ),
+                sign,
+            )
+            for share in SHARES
+        ]
+        evidence = torch.tensor([fit.log_evidence for fit in self._fits], dtype=torch.float64)
+        self.log_weights: Final = evidence.log_softmax(dim=0)
+        """Log weight of each of `SHARES`."""
+
+    def log_probability(self, X: Tensor) -> Tensor:
+        """Return log P(feasible) in this job at `m x D` rows, differentiable in them."""
+        cross, diagonal = _kernel(X, self._X), _diagonal(X) + LEVEL_VARIANCE
+        parts = [
+            fit.log_probability(
+                torch.where(self._own, cross + LEVEL_VARIANCE, share * cross + LEVEL_VARIANCE / 2),
+                diagonal,
+            )
+            for fit, share in zip(self._fits, SHARES, strict=True)
+        ]
+        total: Tensor = (torch.stack(parts, dim=1) + self.log_weights).logsumexp(dim=1)
+        return total
+
+
+class _Laplace:
+    """The posterior of the log odds at `n` rows, and what follows from it elsewhere."""
+
+    def __init__(self, K: Tensor, sign: Tensor) -> None:
+        """Condition on signs (`n`, +1 worked, -1 failed) under the covariance `K`."""
         f = torch.full_like(sign, PRIOR_LOGIT)
         identity = torch.eye(len(sign), dtype=torch.float64)
         for _ in range(STEPS):
@@ -60,24 +123,33 @@ class Feasibility:
         self._gradient = (sign + 1) / 2 - p
         B = identity + self._root.unsqueeze(1) * K * self._root.unsqueeze(0)
         self._L = torch.linalg.cholesky(B)
+        likelihood = torch.nn.functional.logsigmoid(sign * f).sum()
+        prior = -0.5 * self._gradient @ (f - PRIOR_LOGIT)
+        self.log_evidence: Final = float(likelihood + prior - self._L.diagonal().log().sum())
 
-    def log_probability(self, X: Tensor) -> Tensor:
-        """Return log P(feasible) at `m x D` rows, differentiable in them."""
-        cross = _kernel(X, self._X)
+    def log_probability(self, cross: Tensor, diagonal: Tensor) -> Tensor:
+        """Return log P(worked) (`m`) where the covariance with the rows is `cross` (`m x n`)."""
         mean = PRIOR_LOGIT + cross @ self._gradient
         half = torch.linalg.solve_triangular(
             self._L, (cross * self._root).transpose(0, 1), upper=False
         )
-        variance = (_diagonal(X) - half.square().sum(dim=0)).clamp(min=0.0)
+        variance = (diagonal - half.square().sum(dim=0)).clamp(min=0.0)
         # MacKay's approximation of the sigmoid averaged over a Gaussian.
         return torch.nn.functional.logsigmoid(mean / (1 + math.pi / 8 * variance).sqrt())
+
+
+def _signs(worked: int, failed: int) -> Tensor:
+    sign = torch.ones(worked + failed, dtype=torch.float64)
+    sign[worked:] = -1.0
+    return sign
 
 
 def _kernel(A: Tensor, B: Tensor) -> Tensor:
     linear = LINEAR_VARIANCE * (A - 0.5) @ (B - 0.5).transpose(0, 1)
     length = LOCAL_LENGTH * math.sqrt(max(1.0, A.shape[1] / 2))
-    square = (A.unsqueeze(1) - B.unsqueeze(0)).square().sum(dim=2) / length**2
-    r = (5 * square + 1e-18).sqrt()
+    # |a - b|^2 by its parts: an `m x n x D` array of differences would take gigabytes.
+    square = A.square().sum(dim=1, keepdim=True) + B.square().sum(dim=1) - 2 * A @ B.transpose(0, 1)
+    r = (5 / length**2 * square.clamp(min=0.0) + 1e-18).sqrt()
     return linear + LOCAL_VARIANCE * (1 + r + r.square() / 3) * (-r).exp()
 
 

@@ -26,17 +26,10 @@ from foretune.search.basis import Basis
 from foretune.search.candidates import untried
 from foretune.search.conditioning import ALL, Mixed, Parts, Rows, log_improvement
 from foretune.search.designer import SourceTask, Suggestion, known_keys
+from foretune.search.economy import Economy
 from foretune.search.encode import Encoding
-from foretune.search.feasibility import Feasibility
-from foretune.search.plain_gp import (
-    KEPT_FAILURES,
-    NEAR,
-    PlainGP,
-    kept,
-    stream_seed,
-    torch_threads,
-    with_failures,
-)
+from foretune.search.kept import kept_failures, kept_values
+from foretune.search.plain_gp import NEAR, PlainGP, stream_seed, torch_threads, with_failures
 from foretune.search.sampling import exhausted, first_untried, sobol_points
 from foretune.search.targets import Targets
 from foretune.search.tasks import Library, read
@@ -98,7 +91,7 @@ class MetaGP:
 
         Without `guard`, and with less than all `parts`, it is an ablation.
         """
-        self._plain = plain or PlainGP(threads=threads)
+        self._plain = plain or PlainGP(threads=threads, lessons=True)
         self._threads = threads
         self._guard = guard
         self._parts = parts
@@ -129,7 +122,7 @@ class MetaGP:
             return suggestion
         # With a prior there is no start to make: the plain model takes its turn from the first values.
         alone = problem.initial if prepared.basis is None else 0
-        given = replace(problem, history=(), initial=alone)
+        given = replace(problem, initial=alone)
         plain = self._plain.suggest(given, completed, pending, deadline)
         return replace(plain, detail={**plain.detail, **audit, "expert": "plain"})
 
@@ -226,6 +219,7 @@ class _Round:
         parts: Parts,
     ) -> None:
         self._problem = problem
+        self._completed = completed
         self._guard = guard
         self._parts = parts
         self._prepared = prepared
@@ -235,9 +229,8 @@ class _Round:
         space = problem.space
         self._trials = (*completed.trials, *pending.trials)
         self._used = known_keys(space, self._trials)
-        self._valued = kept([t for t in completed.valued if not space.problems(t.params)], problem)
-        failed = [t for t in completed.failures if not space.problems(t.params)]
-        self._failed = failed[-KEPT_FAILURES:]
+        self._valued = kept_values(problem, completed)
+        self._failed = kept_failures(problem, completed)
         self._waiting = [t for t in pending.trials if not space.problems(t.params)]
         self._seed = stream_seed(problem.seed, len(self._trials))
         count = len(basis.names)
@@ -291,9 +284,11 @@ class _Round:
             }, None
         if self._guard and _plain_turn(self._trials, share):
             return audit, None
+        economy = Economy.of(self._problem, self._encoding, self._completed)
         fitted = time.monotonic()
-        params = self._choice(model, seen, z, rows, targets)
-        mean, sd = model.summary(self._basis.at(self._encoding.encode([params])))
+        params = self._choice(model, seen, z, rows, targets, economy=economy)
+        row = self._encoding.encode([params])
+        mean, sd = model.summary(self._basis.at(row))
         detail = audit | {
             "mean": targets.mean(float(mean)),
             "sd": targets.sd(float(sd)),
@@ -301,27 +296,33 @@ class _Round:
             "observations": len(self._valued),
             "failures": len(self._failed),
             "pending": len(self._waiting),
+            **economy.audit(row),
         }
         timings = {"fit": fitted - began, "acquire": time.monotonic() - fitted}
         return audit, Suggestion(
             params=params, proposer=MetaGP.name, detail=detail, timings=timings
         )
 
-    def _choice(self, model: Mixed, seen: Rows, z: Tensor, rows: Rows, targets: Targets) -> Params:
+    def _choice(
+        self,
+        model: Mixed,
+        seen: Rows,
+        z: Tensor,
+        rows: Rows,
+        targets: Targets,
+        *,
+        economy: Economy,
+    ) -> Params:
         """Return the new configuration with the largest expected improvement."""
         if self._waiting:  # they count as if they came out as expected
             waiting = self._rows(self._waiting)
             z = torch.cat([z, model.summary(waiting)[0]])
             model = self._mixed(seen + waiting, z)
         incumbent = model.at(rows)[0].amax(dim=0)
-        feasibility = Feasibility(rows.X, self._rows(self._failed).X) if self._failed else None
 
         def score(candidates: Rows) -> Tensor:
             self._deadline.check()
-            total = log_improvement(model, candidates, incumbent)
-            if feasibility is not None:
-                total = total + feasibility.log_probability(candidates.X)
-            return total
+            return log_improvement(model, candidates, incumbent) + economy.adjust(candidates.X)
 
         pool = self._pool(rows.X[targets.z.argsort(descending=True, stable=True)][:NEAR])
         scores = score(pool)

@@ -2,7 +2,8 @@
 
 Start: default configuration, then scrambled Sobol. Model: BoTorch's `SingleTaskGP` on one-hot and
 ordinal encodings, fitted in `fit`. Choice: log expected
-improvement over a pool, polished, pending trials fantasised, times the chance that the trial works.
+improvement over a pool, polished, pending trials fantasised, with what trials cost and where they fail
+(`economy`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -19,9 +21,11 @@ from foretune.domain.job import Goal
 from foretune.search.acquisition import STARTS, Acquisition, polish, pool
 from foretune.search.candidates import spread, untried
 from foretune.search.designer import Suggestion, known_keys
+from foretune.search.economy import Economy
 from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
 from foretune.search.fit import fit_single_task_gp
+from foretune.search.kept import kept_failures, kept_values
 from foretune.search.posterior import Posterior
 from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points
 from foretune.search.simple import initial_trials
@@ -40,12 +44,6 @@ if TYPE_CHECKING:
 
 MIN_VALUES: Final = 2
 """Objective values below which there is nothing to model."""
-
-KEPT: Final = 150
-"""The model sees the best and the latest trials, this many of each: a fit costs O(n^3)."""
-
-KEPT_FAILURES: Final = 150
-"""The latest failures that the feasibility model sees."""
 
 NEAR: Final = 5
 """Best configurations around which candidates are sprayed."""
@@ -72,9 +70,14 @@ class PlainGP:
         *,
         fit: Callable[[Tensor, Tensor, Deadline], Fit] = fit_single_task_gp,
         threads: int = 1,
+        lessons: bool = False,
     ) -> None:
-        """Use `fit` to fit the model (another one is injected to see what a failing fit does)."""
+        """Use `fit` to fit the model (another one is injected to see what a failing fit does).
+
+        With `lessons` the costs and failures of past tasks count; their values never do.
+        """
         self._fit = fit
+        self._lessons = lessons
         self._threads = threads
 
     def suggest(
@@ -100,8 +103,8 @@ class PlainGP:
         encoding = Encoding(space)
         if encoding.width == 0:
             raise exhausted(space)
-        valued = kept([t for t in completed.valued if not space.problems(t.params)], problem)
-        failed = [t for t in completed.failures if not space.problems(t.params)][-KEPT_FAILURES:]
+        valued = kept_values(problem, completed)
+        failed = kept_failures(problem, completed)
         waiting = [t for t in pending.trials if not space.problems(t.params)]
         X = encoding.encode([t.params for t in valued])
         targets = Targets.of(
@@ -115,10 +118,9 @@ class PlainGP:
         seed = stream_seed(problem.seed, len(completed.trials) + len(pending.trials))
         base = Posterior(fit.kernel, constant=fit.constant, noise=fit.noise, X=rows, z=z)
         posterior = base.with_pending(encoding.encode([t.params for t in waiting]), seed=seed)
-        feasibility = (
-            Feasibility(X, encoding.encode([t.params for t in failed])) if failed else None
-        )
-        acquisition = Acquisition(posterior, feasibility)
+        known = problem if self._lessons else replace(problem, history=())
+        economy = Economy.of(known, encoding, completed)
+        acquisition = Acquisition(posterior, economy)
         best = X[targets.z.argsort(descending=True, stable=True)][:NEAR]
         trials = (*completed.trials, *pending.trials)
         used = known_keys(space, trials)
@@ -139,7 +141,8 @@ class PlainGP:
             params = first_untried(
                 space, sobol_points(space, problem.seed), used, seed=problem.seed
             )
-        mean, sd = base.at(encoding.encode([params]))
+        row = encoding.encode([params])
+        mean, sd = base.at(row)
         detail: dict[str, Any] = {
             "model": "gp",
             "mean": targets.mean(float(mean)),
@@ -151,19 +154,10 @@ class PlainGP:
             "failures": len(failed),
             "pending": len(waiting),
             "lengthscales": by_parameter(encoding, fit.lengthscales),
+            **economy.audit(row),
         }
         timings = {"fit": fitted - began, "acquire": time.monotonic() - fitted}
         return Suggestion(params=params, proposer=self.name, detail=detail, timings=timings)
-
-
-def kept(valued: Sequence[Trial], problem: Problem) -> list[Trial]:
-    """Return at most 2 x `KEPT` trials by index: the best and the latest."""
-    if len(valued) <= 2 * KEPT:
-        return list(valued)
-    sign = -1.0 if problem.objective.goal is Goal.MAXIMIZE else 1.0
-    older, latest = valued[:-KEPT], valued[-KEPT:]
-    best = sorted(older, key=lambda t: (sign * (t.value or 0.0), t.index))[:KEPT]
-    return [*sorted(best, key=lambda t: t.index), *latest]
 
 
 def with_failures(
@@ -207,7 +201,7 @@ def _start(problem: Problem, trials: Sequence[Trial]) -> Suggestion:
 def _feasible_start(problem: Problem, completed: Completed, trials: Sequence[Trial]) -> Suggestion:
     """Return the Sobol point that most likely works, while there are failures and no values."""
     space = problem.space
-    failed = [t for t in completed.failures if not space.problems(t.params)][-KEPT_FAILURES:]
+    failed = kept_failures(problem, completed)
     if not failed or problem.candidates:
         return _start(problem, trials)
     used = known_keys(space, trials)

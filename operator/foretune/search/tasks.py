@@ -177,6 +177,15 @@ def _summary(source: SourceTask, encoding: Encoding, limit: int) -> Summary | st
     return Summary(source.name, rows[inside], known, z, bests, counts)
 
 
+def placed(encoding: Encoding, trials: Sequence[Trial]) -> tuple[Tensor, Tensor] | None:
+    """Return trials of one past task as `n x D` rows, and which of them lie in or near the bounds.
+
+    None when the task has no parameter in common with the target.
+    """
+    mapping = _mapping(encoding, trials)
+    return _rows(encoding, mapping, [t.params for t in trials]) if mapping else None
+
+
 def _ranked(trials: Sequence[Trial], values: Sequence[float], chosen: Sequence[int]) -> list[Trial]:
     """Return the trials at the chosen places, those of one value in the order of their parameters."""
     groups: dict[float, list[Trial]] = {}
