@@ -1,6 +1,7 @@
 """The suggestion service over HTTP: wire format of a request, and the client.
 
-The space travels as the mapping of the manifest; of a trial travels what designers look at.
+The space travels as the mapping of the manifest; of a trial travels what designers look at; past tasks
+travel once (`tasks`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
+from foretune.adapters.http.tasks import (
+    MAX_TASKS,
+    Named,
+    WireModel,
+    WireObjective,
+    WireTask,
+    WireTrial,
+    objective_to_wire,
+    task_to_wire,
+    trial_from_wire,
+    trial_to_wire,
+)
 from foretune.api.space import parse_space, render_space
-from foretune.domain.job import Goal, Objective, Reduce
-from foretune.domain.trial import EndReason, Trial, TrialState
+from foretune.domain.job import Objective, PriorMode
 from foretune.errors import (
     InvalidInputError,
     SpaceExhaustedError,
@@ -21,7 +33,10 @@ from foretune.errors import (
 from foretune.ports import SuggestionAnswer, SuggestionRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from foretune.adapters.http.tasks import TaskCache
+    from foretune.domain.history import SourceTask
 
 SUGGESTIONS_PATH: Final = "/v1/suggestions"
 """Path to which a request is POSTed."""
@@ -32,6 +47,9 @@ REQUEST_LIMIT: Final = 16 * 1024 * 1024
 CODE_EXHAUSTED: Final = "exhausted"
 """Error code, with status 409, when every configuration was proposed."""
 
+CODE_MISSING: Final = "tasks_missing"
+"""Error code, with status 409, when the past tasks that `missing` names must be sent along."""
+
 CODE_INVALID: Final = "invalid"
 """Error code, with status 422 (or 400 for a body that is no JSON), of a request that can't be answered."""
 
@@ -41,38 +59,11 @@ CODE_UNAVAILABLE: Final = "unavailable"
 MARGIN_S: Final = 5.0
 """Seconds the client waits beyond the request's own deadline, within which the service answers."""
 
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WireObjective(_Wire):
-    """The objective."""
-
-    metric: str
-    goal: Goal = Goal.MAXIMIZE
-    target: float | None = None
-    reduce: Reduce = Reduce.BEST
+ROUNDS: Final = 4
+"""Times that a request is sent at most: several processes may answer, each lacking other tasks."""
 
 
-class WireTrial(_Wire):
-    """What designers look at in a trial."""
-
-    index: int = Field(ge=0)
-    params: dict[str, bool | int | float | str]
-    state: TrialState
-    value: float | None = None
-    value_sd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    reason: EndReason | None = None
-    nonfinite: bool = False
-    epochs: float = 0.0
-    cpu_s: float | None = None
-    gpu_s: float = 0.0
-    cost: float | None = None
-    proposer: str = ""
-
-
-class WireRequest(_Wire):
+class WireRequest(WireModel):
     """A request for one configuration."""
 
     job_uid: str
@@ -81,44 +72,52 @@ class WireRequest(_Wire):
     objective: WireObjective
     algorithm: str
     seed: int
-    trials: list[WireTrial] = []
-    context: dict[str, str] = {}
+    trials: list[WireTrial] = Field(default=[])
+    context: dict[str, str] = Field(default={})
     timeout_s: float = Field(default=30.0, gt=0, le=600)
     initial: int | None = Field(default=None, ge=0)
+    prior: PriorMode = PriorMode.AUTO
+    history: list[str] = Field(default=[], max_length=MAX_TASKS)
+    """Digests of the past tasks."""
+    tasks: list[WireTask] = Field(default=[], max_length=MAX_TASKS)
+    """Those of them that were asked for."""
 
 
-class WireAnswer(_Wire):
+class WireAnswer(WireModel):
     """One configuration and its audit."""
 
     params: dict[str, bool | int | float | str]
     proposer: str
-    detail: dict[str, JsonValue] = {}
+    detail: dict[str, JsonValue] = Field(default={})
 
 
-def to_wire(request: SuggestionRequest) -> dict[str, Any]:
-    """Return a request as JSON."""
+def to_wire(
+    request: SuggestionRequest, history: Sequence[str] = (), tasks: Sequence[SourceTask] = ()
+) -> dict[str, Any]:
+    """Return a request as JSON: its past tasks by digest, and those that are sent along."""
     wire = WireRequest(
         job_uid=request.job_uid,
         index=request.index,
         space=render_space(request.space),
-        objective=WireObjective(
-            metric=request.objective.metric,
-            goal=request.objective.goal,
-            target=request.objective.target,
-            reduce=request.objective.reduce,
-        ),
+        objective=objective_to_wire(request.objective),
         algorithm=str(request.algorithm),
         seed=request.seed,
-        trials=[_trial_to_wire(trial) for trial in request.trials],
+        trials=[trial_to_wire(trial) for trial in request.trials],
         context=dict(request.context),
         timeout_s=request.timeout_s,
         initial=request.initial,
+        prior=request.prior,
+        history=list(history),
+        tasks=[task_to_wire(task) for task in tasks],
     )
     return wire.model_dump(mode="json", exclude_defaults=True)
 
 
-def from_wire(body: bytes) -> SuggestionRequest:
-    """Return the request in a JSON body; raises `InvalidInputError` naming what is wrong in it."""
+def from_wire(body: bytes, tasks: TaskCache) -> SuggestionRequest:
+    """Return the request in a JSON body, with its past tasks out of `tasks`.
+
+    Raises `InvalidInputError` naming what is wrong in it, `TasksMissingError` for tasks to be sent along.
+    """
     try:
         wire = WireRequest.model_validate_json(body)
     except ValidationError as error:
@@ -132,10 +131,12 @@ def from_wire(body: bytes) -> SuggestionRequest:
         objective=Objective(**dict(wire.objective)),
         algorithm=wire.algorithm,
         seed=wire.seed,
-        trials=[_trial_from_wire(wire.job_uid, trial) for trial in wire.trials],
+        trials=[trial_from_wire(wire.job_uid, trial) for trial in wire.trials],
         context=wire.context,
         timeout_s=wire.timeout_s,
         initial=wire.initial,
+        prior=wire.prior,
+        history=tasks.history(wire.history, wire.tasks),
     )
 
 
@@ -148,14 +149,6 @@ def answer_to_wire(answer: SuggestionAnswer) -> dict[str, Any]:
     }
 
 
-def _trial_to_wire(trial: Trial) -> WireTrial:
-    return WireTrial(**{name: getattr(trial, name) for name in WireTrial.model_fields})
-
-
-def _trial_from_wire(job_uid: str, trial: WireTrial) -> Trial:
-    return Trial(job_uid=job_uid, config_hash="", **dict(trial))
-
-
 class HttpSuggestions:
     """Implements `ports.Suggestions` against the suggestion service; may be called from many threads."""
 
@@ -163,6 +156,7 @@ class HttpSuggestions:
         """Talk to the service at `url`; `transport` replaces the network in tests."""
         # The service is in this pod or this cluster: proxy variables are for the world outside.
         self._client = httpx.Client(base_url=url, transport=transport, trust_env=False)
+        self._named = Named()
 
     def suggest(self, request: SuggestionRequest) -> SuggestionAnswer:
         """Return the next configuration.
@@ -170,19 +164,32 @@ class HttpSuggestions:
         Raises `SpaceExhaustedError`, `InvalidInputError` for a request the service refuses,
         `SuggestionUnavailableError` for anything that may get better.
         """
+        named = self._named.names(request.history)
+        wanted: list[str] = []
+        for _ in range(ROUNDS):
+            response = self._post(request, named, wanted)
+            missing = _missing(response)
+            if not missing:
+                break
+            # Another process may answer the next time: it gets what any of them has asked for.
+            wanted += [name for name in missing if name in named and name not in wanted]
+        if response.status_code == httpx.codes.OK:
+            return _answer(response)
+        raise _error(response)
+
+    def _post(
+        self, request: SuggestionRequest, named: Mapping[str, SourceTask], wanted: Sequence[str]
+    ) -> httpx.Response:
         try:
-            response = self._client.post(
+            return self._client.post(
                 SUGGESTIONS_PATH,
-                json=to_wire(request),
+                json=to_wire(request, list(named), [named[name] for name in wanted]),
                 timeout=httpx.Timeout(MARGIN_S, read=request.timeout_s + MARGIN_S),
             )
         except httpx.HTTPError as error:
             raise SuggestionUnavailableError(
                 f"suggestion service at {self._client.base_url}: {type(error).__name__}: {error}"
             ) from error
-        if response.status_code == httpx.codes.OK:
-            return _answer(response)
-        raise _error(response)
 
     def close(self) -> None:
         """Release connections."""
@@ -197,6 +204,17 @@ def _answer(response: httpx.Response) -> SuggestionAnswer:
             f"suggestion service: answered something that is no suggestion: {error}"
         ) from error
     return SuggestionAnswer(params=wire.params, proposer=wire.proposer, detail=wire.detail)
+
+
+def _missing(response: httpx.Response) -> list[str]:
+    """Return the tasks that the service asks for."""
+    if response.status_code != httpx.codes.CONFLICT:
+        return []
+    try:
+        body: Mapping[str, Any] = response.json()
+        return [str(name) for name in body["missing"]] if body["code"] == CODE_MISSING else []
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _error(response: httpx.Response) -> Exception:

@@ -1,5 +1,5 @@
 """The suggestion service: designers behind a deadline, in process or over HTTP; stateless answers."""
 
-from foretune.services.suggestion.service import Meter, SuggestionService
+from foretune.services.suggestion.service import Meter, PriorSource, SuggestionService
 
-__all__ = ["Meter", "SuggestionService"]
+__all__ = ["Meter", "PriorSource", "SuggestionService"]

@@ -12,12 +12,14 @@ from starlette.routing import Route
 from foretune.adapters.http.suggestions import (
     CODE_EXHAUSTED,
     CODE_INVALID,
+    CODE_MISSING,
     CODE_UNAVAILABLE,
     REQUEST_LIMIT,
     SUGGESTIONS_PATH,
     answer_to_wire,
     from_wire,
 )
+from foretune.adapters.http.tasks import TaskCache, TasksMissingError
 from foretune.errors import InvalidInputError, SpaceExhaustedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ class TooLargeError(InvalidInputError):
 
 def create_app(service: SuggestionService) -> Starlette:
     """Return the ASGI application: `POST /v1/suggestions`, `GET /healthz`, `GET /readyz`."""
+    tasks = TaskCache()
 
     async def suggestions(request: Request) -> JSONResponse:
         try:
             body = await _body(request)
-            answer = await run_in_threadpool(lambda: service.suggest(from_wire(body)))
+            answer = await run_in_threadpool(lambda: service.suggest(from_wire(body, tasks)))
+        except TasksMissingError as error:
+            return _error(409, CODE_MISSING, error, missing=list(error.missing))
         except SpaceExhaustedError as error:
             return _error(409, CODE_EXHAUSTED, error)
         except TooLargeError as error:
@@ -75,5 +80,5 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _error(status: int, code: str, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error), "code": code}, status_code=status)
+def _error(status: int, code: str, error: Exception, **more: list[str]) -> JSONResponse:
+    return JSONResponse({"error": str(error), "code": code, **more}, status_code=status)

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from foretune.domain.job import Algorithm, Objective
+from foretune.domain.job import Algorithm, Objective, PriorMode
 from foretune.domain.space import Float, Space
 from foretune.domain.trial import Trial, TrialState
 from foretune.errors import (
@@ -45,6 +45,17 @@ class Meter(Protocol):
         """A designer could not answer and another stood in."""
 
 
+class PriorSource(Protocol):
+    """What was learned from elsewhere than a job's own past jobs, as from a prior that ships."""
+
+    def extend(self, problem: Problem) -> Problem:
+        """Return the problem with what is known of it added.
+
+        Called for jobs that leave it to us what they learn from (`prior.mode: auto`), on the designers'
+        thread. While nothing changed the same `problem.history` gives the same `history` object.
+        """
+
+
 class NoMeter:
     """A meter that nobody reads."""
 
@@ -74,9 +85,11 @@ class SuggestionService:
         *,
         meter: Meter | None = None,
         designers: Callable[[str], Designer] | None = None,
+        prior: PriorSource | None = None,
         threads: int = 1,
     ) -> None:
         """Take designers from the registry unless told otherwise; torch is not imported yet."""
+        self._prior = prior
         self._meter = meter or NoMeter()
         self._designers = functools.cache(
             designers or functools.partial(designer_for, threads=threads)
@@ -175,8 +188,20 @@ class SuggestionService:
             seed=request.seed,
             initial=request.initial,
             context=request.context,
+            history=request.history,
         )
+        if request.algorithm == Algorithm.AUTO and request.prior is PriorMode.AUTO:
+            problem = self._extended(problem)
         return self._designers(request.algorithm).suggest(problem, completed, pending, deadline)
+
+    def _extended(self, problem: Problem) -> Problem:
+        if self._prior is None:
+            return problem
+        try:
+            return self._prior.extend(problem)
+        except Exception:  # noqa: BLE001 - nobody's prior stalls a job
+            _log.exception("the prior can't be used; going on without it")
+            return problem
 
     def _answer(self, suggestion: Suggestion, seconds: float) -> SuggestionAnswer:
         for fallback in suggestion.fallbacks:
