@@ -17,7 +17,7 @@ from foretune.adapters.telemetry.server import MetricsServer
 from foretune.adapters.telemetry.suggestion import SuggestionMetrics
 from foretune.adapters.telemetry.tracker import TrackerMetrics
 from foretune.app.loop import Reconciler
-from foretune.errors import HistoryUnavailableError
+from foretune.errors import HistoryUnavailableError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,8 +207,10 @@ def test_a_slow_probe_does_not_hold_up_a_scrape(metrics):
 
 
 def test_a_taken_port_is_an_error_at_once(metrics):
-    """Two processes of one pod on one port must not start silently."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+    """Two processes of one pod on one port must not start silently; one line says how to mend it."""
+    said = r"metrics port \d+: .*in use; set FORETUNE_METRICS_PORT"
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(InvalidInputError, match=said):
         MetricsServer(
             metrics.registry,
             taken.getsockname()[1],

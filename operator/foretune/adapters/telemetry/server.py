@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
+from foretune.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,8 +51,13 @@ class MetricsServer:
         ready: Callable[[], str | None],
         host: str = "0.0.0.0",  # noqa: S104 - Prometheus and the kubelet come from outside the pod
     ) -> None:
-        """Bind the port (0: a free one); raises `OSError` when it is taken."""
-        self._server = _Server((host, port), _Handler)
+        """Bind the port (0: a free one); raises `InvalidInputError` when it can't be had."""
+        try:
+            self._server = _Server((host, port), _Handler)
+        except OSError as error:
+            raise InvalidInputError(
+                f"metrics port {port}: {error.strerror}; set FORETUNE_METRICS_PORT to a free one"
+            ) from error
         self._server.registry = registry
         self._server.probes = {"/healthz": healthy, "/readyz": ready}
         self._thread = threading.Thread(
