@@ -38,6 +38,8 @@ class Problem:
     context: Mapping[str, str] = field(default_factory=dict)
     """What the job is about (model, dataset, ...)."""
     history: tuple[SourceTask, ...] = ()
+    starter: tuple[SourceTask, ...] = ()
+    """Tasks of other places, to start with where `history` says nothing: the same object each time."""
     candidates: tuple[Params, ...] = ()
     """The only configurations that may be proposed; empty allows the whole space."""
     budget: float | None = None

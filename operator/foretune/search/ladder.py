@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from foretune.errors import ForetuneError, SpaceExhaustedError, SuggestionUnavailableError
 from foretune.search.designer import Fallback
+from foretune.search.habits import StartsWell, with_kin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +67,11 @@ class Ladder:
 
 
 class WithHistory:
-    """Learns from past tasks where a problem has any, else answers as it would without."""
+    """Learns from past tasks where a problem has any, else answers as it would without.
+
+    Tasks of other places (`Problem.starter`) stand in where a job has few of its own: as past tasks those
+    that have nearly the same parameters, and where there are none, by what good values look like.
+    """
 
     def __init__(self, alone: Designer, with_history: Callable[[], Designer]) -> None:
         """Ask `alone`, or what `with_history` makes when there is a history."""
@@ -78,7 +83,14 @@ class WithHistory:
         self, problem: Problem, completed: Completed, pending: Pending, deadline: Deadline
     ) -> Suggestion:
         """Return the answer of the one or the other."""
-        designer = self._make() if problem.history else self._alone
+        designer = self._alone
+        if problem.starter:
+            history = with_kin(problem.space, problem.history, problem.starter)
+            if not history:
+                return StartsWell(designer).suggest(problem, completed, pending, deadline)
+            problem = replace(problem, history=history, starter=())
+        if problem.history:
+            designer = self._make()
         return designer.suggest(problem, completed, pending, deadline)
 
 
