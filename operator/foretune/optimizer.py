@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from foretune.api.space import parse_space
 from foretune.domain.job import Algorithm, Goal, Objective
@@ -133,15 +133,41 @@ class TaskHistory:
             for i, observation in enumerate(observations):
                 _fits(space, observation.params, f"{self.name}: observations[{i}]")
 
-    def task(self) -> SourceTask:
-        """Return the history as designers read it."""
-        trials = tuple(
-            _trial(self.name, index, dict(observation.params), observation)
-            for index, observation in enumerate(self.observations)
-        )
+    def task(self, *, limit: int | None = None) -> SourceTask:
+        """Return what designers read of the history: of many rows at most `limit`, by default 600.
+
+        All rows decide what is kept and what is set aside; no copy of them is held.
+        """
+        from foretune.search.condense import KEPT, condensed  # noqa: PLC0415 - numpy, when it is used
+
         space = self.space if isinstance(self.space, Space) else None
         objective = _objective(self.goal, self.metric)
-        return SourceTask(self.name, objective, trials, space, _context(self.context))
+        head = SourceTask(self.name, objective, (), space, _context(self.context))
+        trials = _Trials(self.name, self.observations)
+        return condensed(head, trials, limit=KEPT if limit is None else limit)
+
+
+class _Trials(Sequence[Trial]):
+    """Observations as trials, each made when it is looked at."""
+
+    def __init__(self, name: str, observations: Sequence[Observation]) -> None:
+        self._name = name
+        self._observations = observations
+
+    def __len__(self) -> int:
+        return len(self._observations)
+
+    @overload
+    def __getitem__(self, index: int) -> Trial: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Trial]: ...
+
+    def __getitem__(self, index: int | slice) -> Trial | Sequence[Trial]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        observation = self._observations[index]
+        return _trial(self._name, index, dict(observation.params), observation)
 
 
 class Optimizer:
@@ -348,7 +374,11 @@ def _finite(name: str, value: Any, hint: str = "") -> float:
     number = _plain(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidObservationError(f"{name}: must be a number, not {value!r}")
-    if not math.isfinite(number):
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats
+        raise InvalidObservationError(f"{name}: is too large to be a number{hint}") from None
+    if not finite:
         raise InvalidObservationError(f"{name}: must be finite, not {number}{hint}")
     return float(number)
 
@@ -450,4 +480,7 @@ def _history(history: Any) -> tuple[Path | None, tuple[SourceTask, ...]]:
             raise InvalidInputError(
                 f"history[{i}]: must be a TaskHistory, not {type(task).__name__}"
             )
-    return None, tuple(task.task() for task in history)
+    from foretune.search.condense import limit_for  # noqa: PLC0415 - numpy, when it is used
+
+    limit = limit_for(len(history))
+    return None, tuple(task.task(limit=limit) for task in history)

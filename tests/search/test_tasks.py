@@ -14,9 +14,10 @@ from tests.support.sources import source
 
 from foretune.domain.job import Goal
 from foretune.domain.space import Choice, Float, Ordinal, Scale, Space
+from foretune.search.condense import scores
 from foretune.search.encode import Encoding
 from foretune.search.sampling import random_points
-from foretune.search.tasks import MAX_ROWS, MAX_TASKS, MAX_TOTAL, Library, read, scores
+from foretune.search.tasks import MAX_ROWS, MAX_TASKS, MAX_TOTAL, Library, read
 
 if TYPE_CHECKING:
     from foretune.search.designer import SourceTask
@@ -56,7 +57,7 @@ def test_a_task_of_the_same_space_is_kept_whole() -> None:
 
 def test_scores_count_what_is_good_and_not_how_bad_is_bad() -> None:
     """Scores keep the order, and an outlier on the bad side moves none of the good ones apart."""
-    told = scores([5.0, 4.0, 3.0, 2.0, 1.0])
+    told = scores([5.0, 4.0, 3.0, 2.0, 1.0]).tolist()
     assert told == sorted(told, reverse=True)
     assert (told[0] - told[1]) / (told[1] - told[2]) == pytest.approx(1)
     worse = scores([5.0, 4.0, 3.0, 2.0, -1e9])

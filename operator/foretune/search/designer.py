@@ -62,23 +62,26 @@ class Completed:
     @property
     def valued(self) -> tuple[Trial, ...]:
         """Trials with an objective to learn from."""
-        return tuple(
-            t for t in self.trials if t.value is not None and t.state in _VALUED and not t.nonfinite
-        )
+        return tuple(t for t in self.trials if is_valued(t))
 
     @property
     def failures(self) -> tuple[Trial, ...]:
         """Trials whose failure is a lesson about their configuration."""
-        valued = {t.index for t in self.valued}
-        return tuple(
-            t
-            for t in self.trials
-            if t.index not in valued
-            and (t.state is TrialState.INFEASIBLE or t.reason in LESSON_OF_FAILURE)
-        )
+        return tuple(t for t in self.trials if is_lesson(t))
 
 
 _VALUED: Final = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.TIMED_OUT})
+
+
+def is_valued(trial: Trial) -> bool:
+    """Return whether a trial that has ended has an objective to learn from."""
+    return trial.value is not None and trial.state in _VALUED and not trial.nonfinite
+
+
+def is_lesson(trial: Trial) -> bool:
+    """Return whether a trial has no value, and its failure is a lesson about its configuration."""
+    failed = trial.state is TrialState.INFEASIBLE or trial.reason in LESSON_OF_FAILURE
+    return failed and not is_valued(trial)
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,105 @@
 
 Two jobs that mean the same dimension rarely spell it alike. Names are compared without case,
 punctuation and the usual prefixes, then through a table of synonyms; values through the few changes of
-unit that are met in practice.
+unit that are met in practice, and the range in which a well-known dimension can lie at all.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from foretune.domain.space import Scale, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
-    "learningrate": ("lr", "eta", "initlr", "learningrateinit", "baselr", "stepsize", "initiallr"),
-    "batchsize": ("bs", "perdevicetrainbatchsize", "trainbatchsize", "minibatchsize", "batch"),
-    "dropout": ("dropoutrate", "pdrop", "dropoutp", "dropoutprob", "maxdropout"),
-    "layers": ("numlayers", "nlayers", "depth", "layercount", "numhiddenlayers", "hiddenlayers"),
-    "units": ("numunits", "nunits", "width", "hiddensize", "hiddenunits", "numcells", "maxunits"),
-    "epochs": ("numtrainepochs", "numepochs", "nepochs", "maxepochs", "epoch"),
-    "weightdecay": ("wd", "l2", "weightdecayrate", "l2reg", "l2penalty"),
-    "optimizer": ("optim", "optimiser", "opt", "solver"),
-    "momentum": ("mom", "beta1", "sgdmomentum"),
-    "warmup": ("warmupsteps", "warmupratio", "warmupproportion"),
-    "activation": ("activationfn", "act", "nonlinearity"),
-    "schedule": ("lrschedule", "lrscheduler", "scheduler", "lrschedulertype"),
-    "heads": ("numheads", "nheads", "numattentionheads", "attentionheads"),
-    "trees": ("nestimators", "numtrees", "numboostround", "ntrees", "nrounds"),
-    "maxdepth": ("treedepth",),
-    "c": ("cost", "svmc"),
-    "gamma": ("svmgamma",),
-    "kernel": ("kerneltype",),
-}
-"""Canonical name to its synonyms, all as `plain_name` writes them."""
+    from foretune.domain.space import Value
 
-_CANONICAL: Final = {alias: name for name, aliases in SYNONYMS.items() for alias in aliases}
+
+@dataclass(frozen=True)
+class Dimension:
+    """A well-known hyperparameter: other names, as `plain_name` writes them, and where its values lie."""
+
+    aliases: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    scale: Scale = Scale.LINEAR
+    """Whether what counts is the difference of two values or their ratio."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether anything is known of where its values lie."""
+        return self.high < math.inf
+
+
+DIMENSIONS: Final[Mapping[str, Dimension]] = {
+    "learningrate": Dimension(
+        ("lr", "eta", "initlr", "learningrateinit", "baselr", "stepsize", "initiallr"),
+        *(1e-9, 100.0, Scale.LOG),
+    ),
+    "batchsize": Dimension(
+        ("bs", "perdevicetrainbatchsize", "trainbatchsize", "minibatchsize", "batch"),
+        *(1, 1e6, Scale.LOG),
+    ),
+    "dropout": Dimension(("dropoutrate", "pdrop", "dropoutp", "dropoutprob", "maxdropout"), 0, 1),
+    "layers": Dimension(
+        ("numlayers", "nlayers", "depth", "layercount", "numhiddenlayers", "hiddenlayers"),
+        *(0, 1000, Scale.LOG),
+    ),
+    "units": Dimension(
+        ("numunits", "nunits", "width", "hiddensize", "hiddenunits", "numcells", "maxunits"),
+        *(1, 1e6, Scale.LOG),
+    ),
+    "epochs": Dimension(
+        ("numtrainepochs", "numepochs", "nepochs", "maxepochs", "epoch"), 0, 1e6, Scale.LOG
+    ),
+    "weightdecay": Dimension(
+        ("wd", "l2", "weightdecayrate", "l2reg", "l2penalty"), 0, 1e3, Scale.LOG
+    ),
+    "optimizer": Dimension(("optim", "optimiser", "opt", "solver")),
+    "momentum": Dimension(("mom", "beta1", "sgdmomentum"), 0, 1),
+    "warmup": Dimension(("warmupsteps", "warmupratio", "warmupproportion")),
+    "activation": Dimension(("activationfn", "act", "nonlinearity")),
+    "schedule": Dimension(("lrschedule", "lrscheduler", "scheduler", "lrschedulertype")),
+    "heads": Dimension(
+        ("numheads", "nheads", "numattentionheads", "attentionheads"), 1, 1e3, Scale.LOG
+    ),
+    "trees": Dimension(
+        ("nestimators", "numtrees", "numboostround", "ntrees", "nrounds"), 1, 1e6, Scale.LOG
+    ),
+    "maxdepth": Dimension(("treedepth",), 0, 1e3),
+    "c": Dimension(("cost", "svmc"), 0, 1e9, Scale.LOG),
+    "gamma": Dimension(("svmgamma",), 0, 1e9, Scale.LOG),
+    "kernel": Dimension(("kerneltype",)),
+}
+"""Canonical name to what is known of it."""
+
+LABELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sgd": ("gradientdescent", "stochasticgradientdescent"),
+    "adam": ("adamoptimizer",),
+    "rmsprop": ("rmspropoptimizer",),
+    "true": ("yes", "on", "enabled"),
+    "false": ("no", "off", "disabled"),
+    "none": ("null", "nil", "constant", "const"),
+    "tanh": ("hyperbolictangent",),
+    "sigmoid": ("logistic",),
+    "linear": ("identity",),
+    "cosine": ("cosineannealing", "cosinedecay"),
+}
+"""Label of an option to its other spellings."""
+
+_CANONICAL: Final = {a: name for name, known in DIMENSIONS.items() for a in known.aliases}
+_LABEL: Final = {alias: name for name, aliases in LABELS.items() for alias in aliases}
 _PREFIX: Final = re.compile(
     r"^(hp|hparam|hparams|hyper|param|params|config|conf|cfg|args)[^a-z0-9]"
 )
+_MODULE: Final = re.compile(r"^(?:[a-z_]\w*\.)+(?=[a-z_])")
+_LOGARITHM: Final = re.compile(r"(^|[^a-z])(log|log2|log10|ln|log_e)([^a-z]|$)|(log|log2|log10)$")
 
 CONVERSIONS: Final[Mapping[str, Callable[[float], float]]] = {
     "x0.01": lambda v: v / 100,
@@ -56,8 +117,16 @@ CONVERSIONS: Final[Mapping[str, Callable[[float], float]]] = {
 }
 """Changes of unit: per cent and fraction, thousands, logarithms, keep and drop probabilities."""
 
-AT_HOME: Final = 0.5
+POWERS: Final = frozenset({"exp", "10^", "2^"})
+"""Those that undo a logarithm."""
+
+FACTORS: Final = frozenset({"x0.01", "x100", "x0.001", "x1000"})
+
+AT_HOME: Final = 0.9
 """Share of the values inside the parameter's bounds from which they are taken as they stand."""
+
+STRANGE: Final = 0.5
+"""Share below which a change of unit need not fill the range."""
 
 CONVERTED: Final = 0.95
 """Share that must lie inside after a change of unit for it to be believed."""
@@ -65,8 +134,14 @@ CONVERTED: Final = 0.95
 COVERED: Final = 0.5
 """Part of the parameter's range that the converted values must span."""
 
+SHORT: Final = 6.0
+"""How many mean gaps between neighbours values drawn over a whole range fall short of it, at most."""
+
 ROUNDING: Final = 1e-6
 """How far outside the unit interval a value may lie by rounding."""
+
+EXACT: Final = 1e-3
+"""Relative difference up to which a number is one of an ordinal's options: values are often rounded."""
 
 
 def plain_name(name: str) -> str:
@@ -79,11 +154,37 @@ def canonical_name(name: str) -> str:
     plain = plain_name(name)
     if plain in _CANONICAL:
         return _CANONICAL[plain]
-    for suffix in ("log10", "log2", "log", "norm", "scaled", "raw"):
+    for suffix in ("log10", "log2", "log", "norm", "scaled", "raw", "percent", "pct"):
         short = plain.removesuffix(suffix)
         if short and short != plain:
             return _CANONICAL.get(short, short)
+    for prefix in ("log10", "log2", "log", "ln"):
+        short = plain.removeprefix(prefix)
+        if short != plain and (short in _CANONICAL or short in DIMENSIONS):
+            return _CANONICAL.get(short, short)
     return plain
+
+
+def dimension(name: str) -> Dimension:
+    """Return what is known of a hyperparameter by its name; of others, that they may be anything."""
+    return DIMENSIONS.get(canonical_name(name), Dimension())
+
+
+def label(value: Value) -> str:
+    """Return the text under which spellings of one option meet: `torch.optim.Adam`, `ADAM`, `adam`."""
+    if isinstance(value, bool):
+        return canonical(value)
+    if not isinstance(value, str):
+        try:
+            return canonical(value)
+        except (OverflowError, TypeError, ValueError):  # a list, or an integer beyond all floats
+            return repr(value)
+    text = value.strip().lower()
+    try:
+        return canonical(float(text))
+    except ValueError:
+        short = "".join(ch for ch in _MODULE.sub("", text) if ch.isalnum())
+        return _LABEL.get(short, short)
 
 
 def matched(wanted: Sequence[str], offered: Iterable[str]) -> dict[str, str]:
@@ -106,29 +207,103 @@ def matched(wanted: Sequence[str], offered: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def conversion(values: Sequence[float], unit: Callable[[float], float]) -> str | None:
+def conversion(
+    values: Sequence[float],
+    unit: Callable[[float], float],
+    *,
+    wanted: str = "",
+    offered: str = "",
+    options: Sequence[float] = (),
+) -> str | None:
     """Return the change of unit under which `values` fit a parameter, or None to take them as they are.
 
-    `unit` maps a value to the parameter's unit interval, and raises `ValueError` where it can't. A
-    change is believed only when most values lie outside as they stand, nearly all inside afterwards,
-    and then over a good part of the range.
+    `unit` maps a value to the parameter's unit interval, and raises `ValueError` where it can't;
+    `wanted` and `offered` are the names here and there; `options` are those of an ordinal.
+
+    A change is believed only when the values fit badly as they stand, nearly all fit afterwards, and over
+    a good part of the range. Nearly the whole range must be met where the values are plausible as they
+    stand: another job's other bounds are no other unit, yet hardly ever this job's bounds times a hundred.
     """
-
-    def inside(convert: Callable[[float], float]) -> tuple[float, float]:
-        places = []
-        for value in values:
-            try:
-                places.append(unit(convert(value)))
-            except (ValueError, OverflowError):
-                continue
-        within = [u for u in places if -ROUNDING <= u <= 1 + ROUNDING]
-        return len(within) / len(values), (max(within) - min(within)) if within else 0.0
-
-    if not values or inside(lambda v: v)[0] >= AT_HOME:
+    counted = Counter(values)
+    if not counted:
         return None
+    if options:
+        return _to_options(counted, options)
+    home, _ = _inside(counted, unit, lambda v: v)
+    named = _is_logarithm(offered) and not _is_logarithm(wanted)
+    if home >= AT_HOME and not named:
+        return None
+    known = dimension(wanted)
+    possible = sum(n for v, n in counted.items() if known.low <= v <= known.high) / len(values)
+    likely = home >= STRANGE or (known.bounded and possible >= CONVERTED)
+    full = max(COVERED, 1 - SHORT / len(counted))
     best: tuple[float, str] | None = None
     for name, convert in CONVERSIONS.items():
-        share, span = inside(convert)
-        if share >= CONVERTED and span >= COVERED and (best is None or span > best[0] + 1e-9):
+        sure = named and name in POWERS
+        if likely and not sure and name not in FACTORS:
+            continue
+        share, span = _inside(counted, unit, convert)
+        least = full if likely and not sure else COVERED
+        if share >= CONVERTED and span >= least and (best is None or span > best[0] + 1e-9):
             best = (span, name)
     return best[1] if best is not None else None
+
+
+def _inside(
+    counted: Mapping[float, int],
+    unit: Callable[[float], float],
+    convert: Callable[[float], float],
+) -> tuple[float, float]:
+    """Return the share of the values that lie inside, and the part of the range that these span."""
+    low, high, within = math.inf, -math.inf, 0
+    for value, count in counted.items():
+        try:
+            u = unit(convert(value))
+        except (ValueError, OverflowError):
+            continue
+        if -ROUNDING <= u <= 1 + ROUNDING:
+            within += count
+            low, high = min(low, u), max(high, u)
+    return within / sum(counted.values()), max(0.0, high - low)
+
+
+def _to_options(counted: Mapping[float, int], options: Sequence[float]) -> str | None:
+    """Return the change of unit under which values are an ordinal's options, unless they are already."""
+    total = sum(counted.values())
+
+    def hits(convert: Callable[[float], float]) -> tuple[float, int]:
+        met, count = set[float](), 0
+        for value, n in counted.items():
+            try:
+                number = convert(value)
+            except (ValueError, OverflowError):
+                continue
+            near = nearest(options, number)
+            if abs(near - number) <= EXACT * max(abs(near), abs(number)):
+                met.add(near)
+                count += n
+        return count / total, len(met)
+
+    home, _ = hits(lambda v: v)
+    between = sum(n for v, n in counted.items() if options[0] <= v <= options[-1]) / total
+    if home >= CONVERTED or (home < STRANGE and between >= AT_HOME):
+        return None  # the options themselves, or between them, as of a finer grid or a real number
+    best: tuple[float, str] | None = None
+    for name, convert in CONVERSIONS.items():
+        share, met = hits(convert)
+        # One or two options may be met by accident, where there are more.
+        enough = met >= min(3, len(options)) and 2 * met >= min(len(counted), len(options))
+        if share >= CONVERTED and enough and (best is None or share > best[0]):
+            best = (share, name)
+    return best[1] if best is not None else None
+
+
+def nearest(options: Sequence[float], number: float) -> float:
+    """Return the option nearest to a number; options rise."""
+    k = bisect_left(options, number)
+    around = options[max(0, k - 1) : k + 1]
+    return min(around, key=lambda option: abs(option - number))
+
+
+def _is_logarithm(name: str) -> bool:
+    return _LOGARITHM.search(name.lower()) is not None

@@ -1,0 +1,181 @@
+"""Rows of a past task whose unit or direction is not that of the others. No torch, no numpy.
+
+Each rule asks for more than an odd value: the rows must look as the others do once repaired, or lie
+beyond any doubt apart from them. A steep loss, a rare success and a reward of both signs are no poison.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from foretune.domain.space import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from foretune.domain.space import Value
+
+MAJORITY: Final = 0.6
+"""Share of a task's rows that must agree on a unit before the others are set aside."""
+
+FLIPPED: Final = 0.2
+"""Largest share of a task's rows that may have the wrong sign."""
+
+GAP: Final = 2.0
+"""Factor between the two kinds of row where some are in per cent and others are fractions."""
+
+SLACK: Final = 0.25
+"""How far beyond the others repaired rows may lie, in units of their range."""
+
+NEARLY: Final = 0.9
+"""Share of the odd rows that must fall among the others once repaired."""
+
+ABSURD: Final = 1000.0
+"""A best value is no result when it is further from the rest than this many times their range."""
+
+RARE: Final = 0.05
+"""Largest share of a task's rows that may be absurd."""
+
+BULK: Final = 0.1
+"""Share of the worst rows that the range of the rest leaves out: they may be as bad as they like."""
+
+LOOKED_AT: Final = 400
+"""Rows of each kind that are compared when it matters where odd rows lie."""
+
+TOGETHER: Final = 0.5
+"""Share of odd rows with an odd neighbour, beyond what chance explains, from which they are a region."""
+
+
+def suspects(
+    values: Sequence[float], configuration: Callable[[int], Mapping[str, Value]], *, maximize: bool
+) -> dict[int, str]:
+    """Return the places of rows to set aside, each with the reason.
+
+    `configuration` gives the parameters at a place; it is only asked where they decide.
+    """
+    if not values:
+        return {}
+    found = _absurd(values, maximize=maximize)
+    flipped = _flipped([v for i, v in enumerate(values) if i not in found])
+    if flipped:
+        places = [i for i in range(len(values)) if i not in found]
+        odd = {places[i] for i in flipped}
+        if not _a_region(odd, [i for i in places if i not in odd], configuration):
+            found |= dict.fromkeys(odd, "wrong sign")
+    fractions = sum(0 <= value <= 1 for value in values)
+    if MAJORITY * len(values) <= fractions < len(values):
+        found |= _misfits(values, lambda v: 1 < v <= 100, lambda v: v / 100, "per cent")  # noqa: PLR2004
+    elif 0 < fractions <= (1 - MAJORITY) * len(values) and max(values) <= 100:  # noqa: PLR2004
+        found |= _misfits(values, lambda v: 0 <= v <= 1, lambda v: v * 100, "fraction")
+    return found
+
+
+def _absurd(values: Sequence[float], *, maximize: bool) -> dict[int, str]:
+    """Return the few best values that lie beyond any comparison with the others.
+
+    Only good ones: how bad a bad one is does not matter.
+    """
+    order = sorted(range(len(values)), key=lambda i: values[i], reverse=maximize)
+    most = math.floor(RARE * len(values)) or 1
+    unit = max(abs(v) for v in values) or 1.0
+    y = [values[i] / unit for i in order]
+    for count in range(min(most, len(values) - 3), 0, -1):
+        floor = len(y) - 1 - math.floor(BULK * len(y))
+        span = abs(y[count] - y[max(count, floor)])
+        gap = abs(y[count - 1] - y[count])
+        if span > 0 and gap > ABSURD * span:
+            return dict.fromkeys(order[:count], "absurdly good")
+    return {}
+
+
+def _misfits(
+    values: Sequence[float],
+    odd: Callable[[float], bool],
+    repair: Callable[[float], float],
+    reason: str,
+) -> dict[int, str]:
+    """Return the odd values when, repaired, nearly all of them fall among the others."""
+    others = sorted(value for value in values if not odd(value))
+    found = {i: value for i, value in enumerate(values) if odd(value)}
+    if not found or not others:
+        return {}
+    low, high = others[0], others[-1]
+    slack = SLACK * (high - low)
+    among = sum(low - slack <= repair(v) <= high + slack for v in found.values())
+    # A loss a little above 1 is no per cent: there is a gap between the two kinds of row.
+    sizes = [abs(value) for value in found.values()]
+    largest, least = max(abs(low), abs(high)), min(abs(low), abs(high))
+    apart = min(sizes) > GAP * largest or GAP * max(sizes) < least
+    return dict.fromkeys(found, reason) if apart and among >= NEARLY * len(sizes) else {}
+
+
+def _flipped(values: Sequence[float]) -> list[int]:
+    """Return the few rows of the other sign, when they look just as the others do but for it.
+
+    An objective that crosses zero has many values near it, and few large ones beyond.
+    """
+    negative = sum(value < 0 for value in values)
+    sign = -1.0 if 2 * negative < len(values) else 1.0
+    odd = [i for i, value in enumerate(values) if sign * value > 0]
+    if not odd or len(odd) > FLIPPED * len(values):
+        return []
+    sizes = sorted(-sign * value for value in values if sign * value <= 0)
+    low, high = sizes[len(sizes) // 4], sizes[(3 * len(sizes)) // 4]
+    alike = low <= median(sign * values[i] for i in odd) <= high
+    small = sum(abs(value) < low / 2 for value in values)
+    return odd if alike and small <= (1 - NEARLY) * len(values) else []
+
+
+def _a_region(
+    odd: set[int], others: Sequence[int], configuration: Callable[[int], Mapping[str, Value]]
+) -> bool:
+    """Return whether odd rows lie together, as the solved ones of a task do, and not by chance."""
+    chosen = _even(sorted(odd), LOOKED_AT) + _even(others, LOOKED_AT)
+    points = _places([configuration(i) for i in chosen])
+    count = min(len(odd), LOOKED_AT)
+    if count < 3:  # noqa: PLR2004 - too few to lie together
+        return False
+    near = 0
+    for i in range(count):
+        distances = (
+            (sum((a - b) ** 2 for a, b in zip(points[i], other, strict=True)), j)
+            for j, other in enumerate(points)
+            if j != i
+        )
+        near += min(distances)[1] < count
+    chance = (count - 1) / (len(points) - 1)
+    return near / count > chance + TOGETHER * (1 - chance)
+
+
+def _even(rows: Sequence[int], limit: int) -> list[int]:
+    step = max(1.0, len(rows) / limit)
+    return [rows[int(k * step)] for k in range(min(limit, len(rows)))]
+
+
+def _places(configurations: Sequence[Mapping[str, Value]]) -> list[list[float]]:
+    """Return points in a cube: numbers by their rank, which needs no scale, other values by equality."""
+    names = sorted({name for params in configurations for name in params})
+    points: list[list[float]] = [[] for _ in configurations]
+    for name in names:
+        values = [params.get(name) for params in configurations]
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            levels = sorted(set(values), key=float)  # type: ignore[arg-type]
+            place = {level: i / max(1, len(levels) - 1) for i, level in enumerate(levels)}
+            for point, value in zip(points, values, strict=True):
+                point.append(place[value])
+        else:
+            texts = [text(value) for value in values]
+            for option in sorted(set(texts))[1:]:
+                for point, said in zip(points, texts, strict=True):
+                    point.append(0.7 * (said == option))
+    return points
+
+
+def text(value: object) -> str:
+    """Return a text that is equal for equal values, also for what is no legal value of a space."""
+    try:
+        return canonical(value)
+    except (OverflowError, TypeError, ValueError):
+        return repr(value)
