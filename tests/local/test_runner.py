@@ -21,6 +21,7 @@ from tests.support.world import make_job
 
 from foretune.adapters.local.folders import Folder
 from foretune.adapters.local.runner import ProcessRunner, check
+from foretune.adapters.local.workload import Program, render
 from foretune.domain.job import Builtin, Image, Template
 from foretune.domain.trial import AttemptPhase, ObservedAttempt, Trial, TrialState
 from foretune.errors import ConflictError, InvalidJobError, UnavailableError
@@ -115,6 +116,17 @@ def test_an_end_is_mapped_as_a_containers(
     assert seen.ended_at is not None
     assert seen.created_at <= seen.started_at <= seen.ended_at
     assert seen.disruption is None
+
+
+def test_a_parameters_own_dollars_stay() -> None:
+    """A value that looks like a reference to a variable reaches command and environment as it is, as in a pod."""
+    note = "$(HOME) costs $$5"
+    found = Program(
+        command=("sh", "--note=$(params.note)", "$(HOME)"), env={"NOTE": "$(params.note)"}
+    )
+    command, env = render(found, {"note": note}, {"HOME": "/root"}, {})
+    assert command == ["sh", f"--note={note}", "/root"]
+    assert env["NOTE"] == note
 
 
 def test_the_contracts_environment_reaches_the_program(tmp_path: Path) -> None:

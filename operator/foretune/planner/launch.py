@@ -16,6 +16,7 @@ from foretune.domain.job import Builtin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from foretune.domain.space import Params
     from foretune.ports import LaunchRequest
 
 MAX_SEED: Final = 2**31
@@ -84,3 +85,13 @@ def identity_env(request: LaunchRequest, *, report_url: str, checkpoint_dir: str
         contract.ENV_REPORT_URL: report_url,
         contract.ENV_CHECKPOINT_DIR: checkpoint_dir,
     }
+
+
+def escaped(params: Params) -> dict[str, Any]:
+    """Return parameters as texts in which `$(NAME)` is not a reference, for a command, args or env."""
+    return {name: literal(contract.render_value(value)) for name, value in params.items()}
+
+
+def literal(text: str) -> str:
+    """Return a text that stays as it is when references to variables are replaced."""
+    return text.replace("$", "$$")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from foretune.adapters.kube.client import Json
     from foretune.domain.job import TrialSpec, Workload
-    from foretune.domain.space import Params
     from foretune.ports import LaunchRequest
 
 CONFIG_LIMIT: Final = 16 * 1024
@@ -254,7 +253,7 @@ def _checked(template: Template) -> Json:
 
 def _equip(container: Json, request: LaunchRequest, *, report_url: str, checkpoints: str) -> None:
     """Give the primary container its environment, and put parameters where they are referred to."""
-    params = _escaped(request.params)
+    params = launch.escaped(request.params)
     for field in ("command", "args"):
         if container.get(field):
             container[field] = [contract.substitute(str(w), params) for w in container[field]]
@@ -270,7 +269,7 @@ def _equip(container: Json, request: LaunchRequest, *, report_url: str, checkpoi
     given = {
         **{name: value for name, value in defaults.items() if name not in taken},
         **{
-            name: _literal(value)
+            name: launch.literal(value)
             for name, value in launch.identity_env(
                 request, report_url=report_url, checkpoint_dir=checkpoints
             ).items()
@@ -338,12 +337,3 @@ def _sources() -> list[Json]:
     }
     item = {"path": "trial.json", "fieldRef": {"fieldPath": annotation}}
     return [{"downwardAPI": {"items": [item]}}, {"serviceAccountToken": token}]
-
-
-def _escaped(params: Params) -> dict[str, Any]:
-    """Return parameters as texts that a kubelet, which replaces `$(NAME)`, leaves as they are."""
-    return {name: _literal(contract.render_value(value)) for name, value in params.items()}
-
-
-def _literal(text: str) -> str:
-    return text.replace("$", "$$")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foretune import contract
 from foretune.domain.job import Builtin, Image, Template
 from foretune.errors import InvalidJobError, Problem
-from foretune.planner.launch import DEFAULT_ENV
+from foretune.planner.launch import DEFAULT_ENV, escaped
 
 if TYPE_CHECKING:
     from foretune.domain.job import JobSpec
@@ -161,9 +161,10 @@ def render(
     for name, value in DEFAULT_ENV.items():
         env.setdefault(name, value)
     env.update(given)
+    texts = escaped(params)
     for name, value in found.env.items():
-        env[name] = expand(contract.substitute(value, dict(params)), env)
-    command = [expand(contract.substitute(word, dict(params)), env) for word in found.command]
+        env[name] = expand(contract.substitute(value, texts), env)
+    command = [expand(contract.substitute(word, texts), env) for word in found.command]
     return command, env
 
 
