@@ -47,8 +47,8 @@ def past(count: int, *, rows_each: int = 60, noise: float = 0.1):
     told = []
     for task in range(count):
         X = rows(rows_each, seed=100 + task)
-        told.append((FEATURES(X), log_cost(X, level=3.0 * task, noise=noise)))
-    return slopes(told)
+        told.append((X, log_cost(X, level=3.0 * task, noise=noise)))
+    return slopes(FEATURES, told)
 
 
 def explained(model: CostModel, X: torch.Tensor) -> float:
@@ -97,8 +97,8 @@ def test_costs_that_follow_nothing_are_not_trusted(seed):
     """Cost that is noise explains nothing of the trials that are left out."""
     y = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     assert not CostModel(FEATURES, rows(40, seed), y, None).trusted
-    told = [(FEATURES(rows(40, s)), torch.roll(y, s)) for s in range(seed, seed + 4)]
-    assert not CostModel(FEATURES, *NOTHING, slopes(told)).trusted
+    told = [(rows(40, s), torch.roll(y, s)) for s in range(seed, seed + 4)]
+    assert not CostModel(FEATURES, *NOTHING, slopes(FEATURES, told)).trusted
 
 
 @pytest.mark.parametrize("count", [1, 2, ENOUGH, 30])

@@ -28,8 +28,8 @@ PAIRED: Final = 16
 SECOND_ORDER: Final = 0.25
 """Prior variance of their weights, in units of that of the first order."""
 
-RIDGE: Final = 1.0
-"""Penalty of the slopes of past tasks, in squared errors of log cost."""
+RIDGE: Final = 0.1
+"""Penalty of the slopes of past tasks: the variance of log cost around the model."""
 
 MOVES: Final = (0.03, 0.3, 3.0)
 """Prior variances of the difference between the job's slopes and those of past tasks."""
@@ -85,18 +85,19 @@ class Slopes:
     """Share of the variance explained in tasks that were left out; -inf for a single task."""
 
 
-def slopes(tasks: Sequence[tuple[Tensor, Tensor]]) -> Slopes | None:
-    """Return the slopes of tasks given as features (`n x p`) and log costs (`n`); None without any.
+def slopes(features: Features, tasks: Sequence[tuple[Tensor, Tensor]]) -> Slopes | None:
+    """Return the slopes of tasks given as rows (`n x D`) and log costs (`n`); None without any.
 
     Each task has a level of its own, which is projected out.
     """
     if not tasks:
         return None
-    centred = [(F - F.mean(dim=0), y - y.mean()) for F, y in tasks]
+    told = [(features(X), y) for X, y in tasks]
+    centred = [(F - F.mean(dim=0), y - y.mean()) for F, y in told]
     grams = torch.stack([F.transpose(0, 1) @ F for F, _ in centred])
     products = torch.stack([F.transpose(0, 1) @ y for F, y in centred])
     gram, product = grams.sum(dim=0), products.sum(dim=0)
-    gram = gram + RIDGE * torch.eye(len(product), dtype=torch.float64)
+    gram = gram + torch.diag(RIDGE / features.variances)
     left, total = 0.0, 0.0
     for i, (F, y) in enumerate(centred[:VALIDATED] if len(tasks) > 1 else ()):
         weights = torch.linalg.solve(gram - grams[i], product - products[i])

@@ -136,11 +136,11 @@ def _past(history: tuple[SourceTask, ...], encoding: Encoding) -> _Past:
         paid = torch.tensor([_paid(t) for t in trials]) & ~bad & inside
         logs = [math.log(t.cost or 1.0) for t, ok in zip(trials, paid.tolist(), strict=True) if ok]
         if len(logs) >= FEW:
-            costs.append((features(rows[paid]), torch.tensor(logs, dtype=torch.float64)))
+            costs.append((rows[paid], torch.tensor(logs, dtype=torch.float64)))
         if bad[inside].any() and not bad[inside].all():
             failures.append((rows[inside], bad[inside]))
     rows, failed, task = _thinned(failures, encoding.width)
-    past = _Past(history, encoding.space, features, slopes(costs), rows, failed, task)
+    past = _Past(history, encoding.space, features, slopes(features, costs), rows, failed, task)
     _ready.append(past)
     del _ready[:-CACHED]
     return past

@@ -9,6 +9,7 @@ from.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
@@ -34,9 +35,6 @@ STEPS: Final = 20
 LEVEL_VARIANCE: Final = 2.0
 """Prior variance of the level of a task's log odds; half of it is shared by all tasks."""
 
-SHARES: Final = (0.0, 0.5, 0.9)
-"""Shares of the variance of the log odds that tasks may have in common."""
-
 
 class Feasible(Protocol):
     """A model of where trials work."""
@@ -61,41 +59,53 @@ class Feasibility:
 class SharedFeasibility:
     """The same from this job's trials and those of past tasks, as far as these fail alike.
 
-    The log odds of a task are `level + shared(x) + own(x)`; how much of their variance is shared is summed
-    over a grid, by the evidence of all tasks: failures that have nothing in common teach nothing.
+    The log odds of a task are `level + shared(x) + own(x)`. How much of their variance is shared, and
+    whether they depend on x at all, is summed over `MODELS` by the evidence of all tasks: failures that
+    have nothing in common teach nothing.
     """
 
     def __init__(self, X: Tensor, failed: Tensor, task: Tensor) -> None:
         """Condition on `n x D` rows, which of them failed (`n`), and their tasks (`n`; 0 is this job)."""
         self._X, self._own = X, task == 0
-        self._same = task.unsqueeze(0) == task.unsqueeze(1)
+        same = task.unsqueeze(0) == task.unsqueeze(1)
         sign = 1.0 - 2.0 * failed.to(torch.float64)
         within = _kernel(X, X)
-        self._fits = [
-            _Laplace(
-                torch.where(
-                    self._same, within + LEVEL_VARIANCE, share * within + LEVEL_VARIANCE / 2
-                ),
-                sign,
-            )
-            for share in SHARES
-        ]
+        self._fits = [_Laplace(_covariance(within, same, model), sign) for model in MODELS]
         evidence = torch.tensor([fit.log_evidence for fit in self._fits], dtype=torch.float64)
         self.log_weights: Final = evidence.log_softmax(dim=0)
-        """Log weight of each of `SHARES`."""
+        """Log weight of each of `MODELS`."""
 
     def log_probability(self, X: Tensor) -> Tensor:
         """Return log P(feasible) in this job at `m x D` rows, differentiable in them."""
-        cross, diagonal = _kernel(X, self._X), _diagonal(X) + LEVEL_VARIANCE
+        cross, diagonal = _kernel(X, self._X), _diagonal(X)
         parts = [
             fit.log_probability(
-                torch.where(self._own, cross + LEVEL_VARIANCE, share * cross + LEVEL_VARIANCE / 2),
-                diagonal,
+                _covariance(cross, self._own, model), model.pattern * diagonal + LEVEL_VARIANCE
             )
-            for fit, share in zip(self._fits, SHARES, strict=True)
+            for fit, model in zip(self._fits, MODELS, strict=True)
         ]
         total: Tensor = (torch.stack(parts, dim=1) + self.log_weights).logsumexp(dim=1)
         return total
+
+
+@dataclass(frozen=True)
+class _Model:
+    """How the failures of tasks hang together."""
+
+    pattern: float
+    """1 where failures depend on the parameters, 0 where they come by chance."""
+    share: float
+    """Share of the variance of the log odds that tasks have in common."""
+
+
+MODELS: Final = (_Model(0.0, 0.0), _Model(1.0, 0.0), _Model(1.0, 0.5), _Model(1.0, 0.9))
+"""By chance; a pattern of each task's own; half of it in common; nearly all."""
+
+
+def _covariance(within: Tensor, same: Tensor, model: _Model) -> Tensor:
+    """Return the covariance of log odds where that within one task is `within`, but for the level."""
+    pattern = model.pattern * within
+    return torch.where(same, pattern + LEVEL_VARIANCE, model.share * pattern + LEVEL_VARIANCE / 2)
 
 
 class _Laplace:
