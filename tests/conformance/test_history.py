@@ -482,7 +482,10 @@ def test_past_jobs_are_found_by_scope_name_and_metric(history: History) -> None:
         namespaces=["team-a"], published=["cluster"], names=["shared"], limit=9
     )
     assert (found.name, found.namespace, found.created_at) == ("shared", "team-a", 1.0)
-    assert found.space == {"lr": {"min": 0, "max": 3}}
+    assert (found.closed, found.space) == (False, {"lr": {"min": 0, "max": 3}})
+    history.close_job("old", phase="Complete", reason="", message="", at=9.0)
+    (found,) = history.past_jobs(namespaces=None, published=["namespace"], names=["old"], limit=9)
+    assert found.closed
     assert history.ended(["loss", "old", "runs"]) == {"loss": 1, "old": 2}
 
 

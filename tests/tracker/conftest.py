@@ -13,6 +13,7 @@ from foretune.adapters.store import SqlHistory
 from foretune.api.v1alpha1 import parse
 from foretune.ports import Suggestions
 from foretune.services.tracker import TrackerService
+from foretune.services.tracker.catalogue import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,8 @@ class Counts:
 
     writes: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
+    proposals: list[tuple[str, str]] = field(default_factory=list)
+    trips: int = 0
 
     def written(self, result: str) -> None:
         """Count a write."""
@@ -47,6 +50,14 @@ class Counts:
     def duplicate(self, algorithm: str) -> None:
         """Count a refused suggestion."""
         self.duplicates.append(algorithm)
+
+    def proposed(self, expert: str, prior: str) -> None:
+        """Count a proposal."""
+        self.proposals.append((expert, prior))
+
+    def guard_tripped(self) -> None:
+        """Count a trip."""
+        self.trips += 1
 
 
 @dataclass
@@ -57,6 +68,7 @@ class Bench:
     clock: SetClock = field(default_factory=SetClock)
     suggestions: Suggestions = field(default_factory=lambda: Scripted(by_index))
     meter: Counts = field(default_factory=Counts)
+    sharing: Sharing | None = None
 
     def service(self) -> TrackerService:
         """Return a tracker as after a restart: all it knows is in the history."""
@@ -65,6 +77,7 @@ class Bench:
             suggestions=self.suggestions,
             clock=self.clock,
             meter=self.meter,
+            sharing=self.sharing,
         )
 
 

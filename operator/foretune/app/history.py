@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from foretune.api.space import parse_space
 from foretune.app.place import open_history
-from foretune.errors import InvalidInputError
-from foretune.search.designer import SourceTask
+from foretune.domain.history import PastJob
+from foretune.domain.job import Scope
+from foretune.services.tracker.catalogue import task_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foretune.domain.history import JobRecord
-    from foretune.domain.space import Space
+    from foretune.domain.history import JobRecord, SourceTask
     from foretune.ports import History
 
 MAX_JOBS: Final = 200
 """Jobs read, the newest first: more than a designer takes in."""
 
-_log = logging.getLogger(__name__)
+MAX_TRAINED: Final = 1000
+"""Jobs that a prior is made of, the newest first."""
+
+MAX_ROWS: Final = 200
+"""Trials with a value read of each of them."""
 
 
 def source_tasks(
@@ -38,8 +40,7 @@ def source_tasks(
             continue
         ended = tuple(trial for trial in history.trials(job.uid) if trial.state.terminal)
         if ended:
-            name = f"{job.namespace}/{job.name}"
-            found.append(SourceTask(name, job.objective, ended, _space(job), dict(job.context)))
+            found.append(task_of(_past(job), f"{job.namespace}/{job.name}", ended))
     return tuple(found)
 
 
@@ -55,10 +56,36 @@ def tasks_of_file(path: Path) -> tuple[SourceTask, ...]:
         history.close()
 
 
-def _space(job: JobRecord) -> Space | None:
-    space: Any = job.manifest.get("space")
+def lessons_of_file(path: Path, *, namespace: str | None = None) -> tuple[SourceTask, ...]:
+    """Return what can be learned from the jobs of a file that may be learned from, whatever their size.
+
+    Raises `InvalidInputError` when it can't be used.
+    """
+    history = open_history(path, read_only=True)
     try:
-        return parse_space(space, "space")
-    except InvalidInputError as error:  # of another version: the trials say enough by themselves
-        _log.info("job %s/%s: its space is not read: %s", job.namespace, job.name, error)
-        return None
+        jobs = history.past_jobs(
+            namespaces=None if namespace is None else {namespace},
+            published=tuple(scope.value for scope in Scope),
+            limit=MAX_TRAINED,
+        )
+        found: dict[str, SourceTask] = {}
+        for job in jobs:
+            name = f"{job.namespace}/{job.name}"
+            name = name if name not in found else f"{name}@{job.uid}"
+            found[name] = task_of(job, name, history.lessons(job.uid, limit=MAX_ROWS))
+        return tuple(found.values())
+    finally:
+        history.close()
+
+
+def _past(job: JobRecord) -> PastJob:
+    return PastJob(
+        uid=job.uid,
+        namespace=job.namespace,
+        name=job.name,
+        objective=job.objective,
+        space=job.manifest.get("space", {}),
+        context=job.context,
+        created_at=job.created_at,
+        closed=job.closed_at is not None,
+    )

@@ -56,6 +56,8 @@ class PastJob:
     """As in its manifest."""
     context: Mapping[str, str]
     created_at: float
+    closed: bool = False
+    """Whether it has ended: then it teaches nothing new."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class WireRequest(WireModel):
     timeout_s: float = Field(default=30.0, gt=0, le=600)
     initial: int | None = Field(default=None, ge=0)
     prior: PriorMode = PriorMode.AUTO
+    budget: float | None = Field(default=None, ge=0, le=1)
     history: list[str] = Field(default=[], max_length=MAX_TASKS)
     """Digests of the past tasks."""
     tasks: list[WireTask] = Field(default=[], max_length=MAX_TASKS)
@@ -107,6 +108,7 @@ def to_wire(
         timeout_s=request.timeout_s,
         initial=request.initial,
         prior=request.prior,
+        budget=request.budget,
         history=list(history),
         tasks=[task_to_wire(task) for task in tasks],
     )
@@ -136,6 +138,7 @@ def from_wire(body: bytes, tasks: TaskCache) -> SuggestionRequest:
         timeout_s=wire.timeout_s,
         initial=wire.initial,
         prior=wire.prior,
+        budget=wire.budget,
         history=tasks.history(wire.history, wire.tasks),
     )
 

@@ -122,6 +122,10 @@ class HttpTracker:
         """Return one trial; raises `NotFoundError`."""
         return self._read(wire.TRIAL, "GET", f"/v1/jobs/{job_uid}/trials/{index}")
 
+    def proposals(self, job_uid: str) -> Sequence[Proposal]:
+        """Return every proposal of the job by index."""
+        return self._read(wire.PROPOSALS, "GET", f"/v1/jobs/{job_uid}/proposals")
+
     def curve(self, job_uid: str, index: int) -> Sequence[Point]:
         """Return the trial's points in order of epoch."""
         return self._read(wire.POINTS, "GET", f"/v1/jobs/{job_uid}/trials/{index}/curve")

@@ -148,7 +148,7 @@ class SqlHistory:
         )
         columns = (jobs.c.uid, jobs.c.namespace, jobs.c.name, jobs.c.objective, jobs.c.context)
         query = (
-            select(*columns, jobs.c.created_at, tasks.c.space)
+            select(*columns, jobs.c.created_at, jobs.c.closed_at, tasks.c.space)
             .join(tasks, tasks.c.id == jobs.c.task_id)
             .where(jobs.c.published.in_(published), ends.is_not(None))
             .order_by(jobs.c.created_at.desc(), jobs.c.uid)

@@ -85,6 +85,7 @@ def past_job_of(row: Row[Any]) -> PastJob:
         space=row.space,
         context=row.context,
         created_at=row.created_at,
+        closed=row.closed_at is not None,
     )
 
 

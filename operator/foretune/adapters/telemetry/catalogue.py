@@ -263,6 +263,18 @@ METRICS: Final = (
         "Suggestions refused as equal to an earlier one (no GPU spent).",
         Process.TRACKER,
     ),
+    _counter(
+        "foretune_transfer_proposals_total",
+        ("expert", "prior"),
+        "Proposals recorded, by who made them (meta, plain, none) and what past jobs were good for (used, rejected, none).",
+        Process.TRACKER,
+    ),
+    _counter(
+        "foretune_transfer_guard_trips_total",
+        (),
+        "Times that the guard switched what was learned from past jobs off for a job.",
+        Process.TRACKER,
+    ),
     # The suggestion service.
     _histogram(
         "foretune_suggestion_duration_seconds",

@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 RESULTS: Final = ("ok", "error")
 """How a write to the history may end."""
 
+EXPERTS: Final = ("meta", "plain", "none")
+"""Who makes a proposal."""
+
+DECISIONS: Final = ("used", "rejected", "none")
+"""What past jobs are good for."""
+
 
 class TrackerMetrics:
     """The tracker's metrics; implements `services.tracker.service.Meter`. Thread-safe."""
@@ -42,6 +48,15 @@ class TrackerMetrics:
         """A suggestion was refused, being equal to an earlier one."""
         name = bounded(algorithm, Algorithm)
         self._instruments.count("foretune_duplicate_suggestions_total", name)
+
+    def proposed(self, expert: str, prior: str) -> None:
+        """A proposal was recorded: who made it, and what past jobs were good for."""
+        labels = (bounded(expert, EXPERTS), bounded(prior, DECISIONS))
+        self._instruments.count("foretune_transfer_proposals_total", *labels)
+
+    def guard_tripped(self) -> None:
+        """From now on a job does without past jobs."""
+        self._instruments.count("foretune_transfer_guard_trips_total")
 
 
 class _HistorySize(Collector):

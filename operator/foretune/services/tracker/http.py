@@ -101,6 +101,7 @@ def create_app(service: TrackerService, authenticator: Authenticator) -> Starlet
         ("PUT", job, face.register),
         ("GET", job, face.job),
         ("GET", f"{job}/trials", face.trials),
+        ("GET", f"{job}/proposals", face.proposals),
         ("PUT", f"{job}/proposals/{{index:int}}", face.propose),
         ("POST", f"{job}/close", face.close),
         ("GET", trial, face.trial),
@@ -283,6 +284,10 @@ class _Face:
     async def trials(self, request: Request) -> Response:
         record = await self._readable(request)
         return _answer(wire.TRIALS, await self._run(self._service.trials, record.uid))
+
+    async def proposals(self, request: Request) -> Response:
+        record = await self._readable(request)
+        return _answer(wire.PROPOSALS, await self._run(self._service.proposals, record.uid))
 
     async def trial(self, request: Request) -> Response:
         record, (_, index) = await self._readable(request), _trial(request)

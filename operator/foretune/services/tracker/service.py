@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from foretune.adapters.http import wire
 from foretune.api.space import parse_space
-from foretune.api.spec import Search
+from foretune.api.spec import Budget, Prior, Search
+from foretune.api.v1alpha1 import prior_of
 from foretune.contract import Action
+from foretune.domain.budget import share_left
 from foretune.domain.history import JobRecord, Proposal
+from foretune.domain.job import Algorithm, PriorMode
 from foretune.errors import (
     ConflictError,
     ForbiddenError,
@@ -24,14 +27,16 @@ from foretune.errors import (
 from foretune.planner.naming import config_hash
 from foretune.ports import ReportBatch, SuggestionAnswer, SuggestionRequest
 from foretune.search.fallback import sobol_proposal
+from foretune.services.tracker.catalogue import Catalogue, Past
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from foretune.domain.job import Job
+    from foretune.domain.job import Job, PriorSpec
     from foretune.domain.space import Space
     from foretune.domain.trial import AttemptRecord, Outcome, Point, Trial
     from foretune.ports import Clock, History, Suggestions
+    from foretune.services.tracker.catalogue import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,9 @@ T = TypeVar("T")
 
 DELETED: Final = "Deleted"
 """Phase of a job whose object is gone; its uid never comes back."""
+
+REASON_LIMIT: Final = 512
+"""Characters of the reason why past jobs are not used."""
 
 ENDED: Final = frozenset({"Complete", "Failed", DELETED})
 """Phases of a closed job."""
@@ -53,6 +61,12 @@ class Meter(Protocol):
     def duplicate(self, algorithm: str) -> None:
         """A suggestion was refused, being equal to an earlier one."""
 
+    def proposed(self, expert: str, prior: str) -> None:
+        """A proposal was recorded: who made it, and what past jobs were good for; `none` for neither."""
+
+    def guard_tripped(self) -> None:
+        """From this proposal on a job does without past jobs, which have misled it."""
+
 
 class NoMeter:
     """A meter that nobody reads."""
@@ -61,6 +75,12 @@ class NoMeter:
         """Do nothing."""
 
     def duplicate(self, algorithm: str) -> None:
+        """Do nothing."""
+
+    def proposed(self, expert: str, prior: str) -> None:
+        """Do nothing."""
+
+    def guard_tripped(self) -> None:
         """Do nothing."""
 
 
@@ -94,8 +114,10 @@ class TrackerService:
         suggestions: Suggestions,
         clock: Clock,
         meter: Meter | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
-        """Take the ports that the service acts through."""
+        """Take the ports that the service acts through, and who may learn from whom."""
+        self._catalogue = Catalogue(history, clock, sharing)
         self._history = history
         self._suggestions = suggestions
         self._clock = clock
@@ -150,8 +172,8 @@ class TrackerService:
                 return known
             space = parse_space(job.manifest["space"])
             trials = self._history.trials(job_uid)
-            request = _request(job, index, space, trials)
-            answer = self._ask(request)
+            request, reason = self._request(job, index, space, trials)
+            answer = _told(self._ask(request), request, reason)
             proposal = Proposal(
                 job_uid=job_uid,
                 index=index,
@@ -161,7 +183,10 @@ class TrackerService:
                 detail=answer.detail,
                 created_at=self._clock.now(),
             )
-            return self._write(lambda: self._history.put_proposal(proposal))
+            recorded = self._write(lambda: self._history.put_proposal(proposal))
+            if recorded is proposal:
+                self._count(proposal)
+            return recorded
 
     def record_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
         """Record what is known of an attempt: its newest pod, times, phase. Idempotent."""
@@ -197,6 +222,10 @@ class TrackerService:
     ) -> Sequence[JobRecord]:
         """Return matching jobs, newest first."""
         return self._history.find_jobs(namespace=namespace, name=name)
+
+    def proposals(self, job_uid: str) -> Sequence[Proposal]:
+        """Return every proposal of the job by index; raises `NotFoundError`."""
+        return self._history.proposals(job_uid)
 
     def trial(self, job_uid: str, index: int) -> Trial:
         """Return one trial; raises `NotFoundError`."""
@@ -275,6 +304,52 @@ class TrackerService:
             return sobol_proposal(request.space, request.trials, request.seed, reason=reason)
         return answer
 
+    def _request(
+        self, job: JobRecord, index: int, space: Space, trials: Sequence[Trial]
+    ) -> tuple[SuggestionRequest, str]:
+        """Return the request for trial `index`, and why it has no past jobs if it has none.
+
+        What the manifest leaves open has the API's defaults.
+        """
+        search = Search.model_validate(job.manifest.get("search") or {})
+        budget = Budget.model_validate(job.manifest.get("budget") or {})
+        prior = prior_of(Prior.model_validate(job.manifest.get("prior") or {}))
+        learns = search.algorithm is Algorithm.AUTO
+        past = self._past(job, prior) if learns else Past()
+        request = SuggestionRequest(
+            job_uid=job.uid,
+            index=index,
+            space=space,
+            objective=job.objective,
+            algorithm=search.algorithm.value,
+            seed=search.seed if search.seed is not None else zlib.crc32(job.uid.encode()),
+            trials=trials,
+            context=job.context,
+            timeout_s=float(search.timeout_seconds),
+            initial=search.initial,
+            history=past.tasks,
+            prior=prior.mode if learns else PriorMode.OFF,
+            budget=share_left(trials, gpu_hours=budget.gpu_hours, wanted=budget.trials),
+        )
+        return request, past.reason
+
+    def _past(self, job: JobRecord, prior: PriorSpec) -> Past:
+        try:
+            return self._catalogue.past(job, prior)
+        except Exception as error:  # past jobs are a help, never a condition
+            log.warning("job %s: past jobs can't be read", job.uid, exc_info=True)
+            return Past(reason=f"past jobs can't be read: {error}"[:REASON_LIMIT])
+
+    def _count(self, proposal: Proposal) -> None:
+        """Count a new proposal, and a guard that has just let go of the prior."""
+        detail = proposal.detail
+        prior = str(detail.get("prior", "none"))
+        self._meter.proposed(str(detail.get("expert", "none")), prior)
+        if prior == "rejected":
+            before = self._history.proposal(proposal.job_uid, proposal.index - 1)
+            if before is None or before.detail.get("prior") != prior:
+                self._meter.guard_tripped()
+
     def _write(self, action: Callable[[], T]) -> T:
         try:
             result = action()
@@ -285,20 +360,9 @@ class TrackerService:
         return result
 
 
-def _request(
-    job: JobRecord, index: int, space: Space, trials: Sequence[Trial]
-) -> SuggestionRequest:
-    """Return the request for trial `index`; what the manifest leaves open has the API's defaults."""
-    search = Search.model_validate(job.manifest.get("search") or {})
-    return SuggestionRequest(
-        job_uid=job.uid,
-        index=index,
-        space=space,
-        objective=job.objective,
-        algorithm=search.algorithm.value,
-        seed=search.seed if search.seed is not None else zlib.crc32(job.uid.encode()),
-        trials=trials,
-        context=job.context,
-        timeout_s=float(search.timeout_seconds),
-        initial=search.initial,
-    )
+def _told(answer: SuggestionAnswer, request: SuggestionRequest, reason: str) -> SuggestionAnswer:
+    """Return the answer with why nothing was learned from past jobs, where its designer was given none."""
+    silent = request.history or "prior" in answer.detail or answer.proposer.endswith("/fallback")
+    if silent or request.algorithm != Algorithm.AUTO:
+        return answer
+    return replace(answer, detail={**answer.detail, "prior": "none", "reason": reason})
