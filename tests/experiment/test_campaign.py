@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -17,10 +18,12 @@ import pytest
 from tests.support.until import until
 
 from foretune.errors import InvalidInputError
-from foretune.experiment.campaign import Progress, spread_over
+from foretune.experiment.campaign import Campaign, Progress, chosen, spread_over
 from foretune.experiment.command import main
+from foretune.experiment.histories import SPLIT
 from foretune.experiment.ledger import Ledger
 from foretune.experiment.replay import Cell
+from foretune.experiment.tasks import half_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +106,51 @@ def test_tasks_are_chosen_evenly() -> None:
     names = [str(i) for i in range(10)]
     assert spread_over(names, 4) == ["0", "2", "5", "7"]
     assert spread_over(names, 0) == spread_over(names, 99) == names
+
+
+@pytest.mark.usefixtures("data")
+def test_a_method_without_history_has_one_run_for_all_histories() -> None:
+    """Random is run once a place, whatever the histories; past bests once for each of them."""
+    campaign = Campaign(
+        families=("steplaw_dense",),
+        methods=("random", "past-bests"),
+        seeds=1,
+        variants=("", "N1", "N2"),
+        sources=2,
+    )
+    counts = Counter((cell.method, cell.variant, cell.sources) for cell in campaign.cells())
+    assert counts == {
+        ("random", "", 0): 3,
+        **{("past-bests", variant, 2): 3 for variant in ("", "N1", "N2")},
+    }
+
+
+def test_tasks_come_from_both_halves_as_far_as_they_reach() -> None:
+    """Four tasks are two of each half; more than the one half has come from the other."""
+    names = [f"t{i}" for i in range(9)] + ["u10"]
+    halves = {name: half_of("toy", name) for name in names}
+    sizes = Counter(halves.values())
+    assert min(sizes.values()) >= 2, "the names were chosen so that both halves have some"
+
+    def of(count: int, half: str = "") -> Counter[str]:
+        return Counter(halves[name] for name in chosen("toy", names, count, half))
+
+    assert of(4) == {"choosing": 2, "reporting": 2}
+    assert of(1) == {"reporting": 1}
+    assert of(9).total() == 9
+    assert of(0) == of(99) == sizes
+    assert of(0, "reporting") == {"reporting": sizes["reporting"]}
+    assert of(1, "choosing") == {"choosing": 1}
+
+
+@pytest.mark.usefixtures("data")
+def test_a_split_has_tasks_for_reporting_alone_as_targets() -> None:
+    """Whatever the other histories of the same campaign have."""
+    campaign = Campaign(
+        families=("steplaw_dense",), methods=("past-bests",), seeds=1, variants=("", SPLIT)
+    )
+    targets = {cell.task for cell in campaign.cells() if cell.variant == SPLIT}
+    assert targets == {task for task in "abc" if half_of("steplaw_dense", task) == "reporting"}
 
 
 @pytest.mark.slow
@@ -201,7 +249,8 @@ def test_a_report_is_made_of_stored_runs(tmp_path: Path) -> None:
     assert main(arguments) == 0
     page = (pages / "README.md").read_text(encoding="utf-8")
     assert "Runs: `make it`." in page
-    assert page.count("\n## ") == 2
+    assert page.count("\n## ") == 3
+    assert "\n## Thresholds\n" in page
     assert "| random |" in page
     assert "![regret of steplaw_dense](1-steplaw_dense-regret.svg)" in page
     assert len(pq.read_table(pages / "runs.parquet")) == 2 * 3 * 2 * 3
@@ -220,6 +269,7 @@ def test_a_report_is_made_of_stored_runs(tmp_path: Path) -> None:
         (["--battery", "N9"], "battery: must be one of N1"),
         (["--batch", "four"], "batch: must be whole numbers"),
         (["--seeds", "0"], "seeds: must be at least 1, not 0"),
+        (["--half", "better"], "half: must be one of choosing, reporting, not 'better'"),
     ],
 )
 @pytest.mark.usefixtures("data")
@@ -235,7 +285,7 @@ def test_wrong_arguments_are_named_before_anything_runs(
 def test_a_report_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty folder is no report."""
     assert main(["report", "--out", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
-    assert "no place in" in capsys.readouterr().err
+    assert "no run in" in capsys.readouterr().err
 
 
 def test_progress_says_how_far_it_is_and_what_failed() -> None:

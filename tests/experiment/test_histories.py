@@ -11,7 +11,8 @@ from scipy.stats import spearmanr
 from tests.support.tables import a_table
 
 from foretune.api.space import parse_space
-from foretune.experiment.histories import BATTERY, Given, history_for, mirrored
+from foretune.experiment.histories import BATTERY, SPLIT, Given, history_for, mirrored
+from foretune.experiment.tasks import half_of
 from foretune.optimizer import Observation
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def test_so_many_sources_as_asked_for_are_drawn() -> None:
     }
     assert all(len(names) == 3 for names in drawn)
     assert len(drawn) > 1
+
+
+def test_a_split_history_is_of_the_tasks_for_choosing() -> None:
+    """Nothing of the tasks that are reported on is learned from."""
+    names = [task.name.removeprefix("toy/") for task in spoilt(SPLIT)]
+    assert names == [n for n in ("t2", "t3", "t4") if half_of("toy", n) == "choosing"]
 
 
 @pytest.mark.parametrize("variant", sorted(BATTERY))

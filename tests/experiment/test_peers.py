@@ -27,7 +27,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bin_folder.mkdir(parents=True)
     (bin_folder / "python").symlink_to(sys.executable)
     script = tmp_path / "script.py"
-    peer = peers.Peer(environment="here", script=str(script))
+    peer = peers.Peer(environment="here", module="", script=str(script))
     monkeypatch.setattr(peers, "PEERS", {"scripted": peer})
     monkeypatch.setenv("FORETUNE_PEERS", str(tmp_path / "peers"))
     return script

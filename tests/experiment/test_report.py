@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pyarrow.parquet as pq
 import pytest
+from tests.support.runs import a_run
 
-from foretune.experiment import plots, report
+from foretune.experiment import comparison, plots, report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def a_run(method: str, regret: list[float], **changes: Any) -> dict[str, Any]:
-    """Return a whole record."""
-    n = len(regret)
-    values: dict[str, Any] = {
-        "family": "xgb34",
-        "task": "t0",
-        "dataset": "d0",
-        "seed": 0,
-        "method": method,
-        "protocol": "pool",
-        "batch": 1,
-        "budget": n,
-        "rows": 200,
-        "sources": 0,
-        "variant": "",
-        "tried": list(range(n)),
-        "values": [0.0] * n,
-        "mean": [None] * n,
-        "sd": [None] * n,
-        "proposer": [method] * n,
-        "wall_s": [0.2] * n,
-        "cpu_s": [0.1] * n,
-        "regret": regret,
-        "regret_observed": regret,
-        "moved": 0,
-        "grown_mib": 12.0,
-        "code": "abc",
-    }
-    return {**values, **changes}
 
 
 RUNS = [
@@ -63,24 +33,71 @@ def row(lines: list[str], name: str) -> list[str]:
 
 def test_the_lowest_regret_of_a_column_is_bold() -> None:
     """Means over tasks; ties are bold together."""
-    (runs,) = report.sections(RUNS).values()
-    lines = report.regret_table(runs, intervals=False)
+    (runs,) = comparison.experiments(RUNS).values()
+    lines = comparison.regret_table(runs, intervals=False)
     assert row(lines, "ours") == ["**.500**"]
     assert row(lines, "plain") == row(lines, "random") == ["1.000"]
-    both = report.regret_table([r for r in runs if r["method"] != "ours"], intervals=True)
+    both = comparison.regret_table([r for r in runs if r["method"] != "ours"], intervals=True)
     assert row(both, "random") == ["**1.000** [1.000, 1.000]"]
 
 
 def test_experiments_are_told_apart_and_failures_left_out() -> None:
-    """A battery is another section; a place with a failed run is left out for all."""
+    """A battery is another experiment; a place with a failed run is left out for all."""
     spoilt = [dict(run, variant="N1") for run in RUNS]
     broken = [{**RUNS[0], "error": "boom"}, *RUNS[1:]]
-    found = report.sections([*broken, *spoilt])
-    assert [len(runs) for runs in found.values()] == [6, 9]
-    assert [report.title_of(key).partition(",")[0] for key in found] == [
+    found = comparison.experiments([*broken, *spoilt])
+    assert [comparison.title_of(key).partition(",")[0] for key in found] == [
         "Sound history",
         "Spoilt history N1",
     ]
+    sound, _ = found.values()
+    (whole,) = comparison.groups([run for run in sound if run["task"] != "t9"]).values()
+    assert {run["method"] for run in whole} == {"plain", "ours", "random"}
+
+
+def test_a_run_without_history_belongs_to_every_history() -> None:
+    """Plain of 4 evaluations is compared under a sound history and, shortened, under a spoilt one of 2."""
+    long = [0.9, 0.8, 0.7, 0.6]
+    runs = [
+        a_run("plain", long, rows=0),
+        a_run("ours", long),
+        a_run("ours", long[:2], variant="N1"),
+        a_run("ours", long[:2], batch=4),
+    ]
+    found = comparison.experiments(runs)
+    told = {
+        (key[0], key[2], key[5]): {run["method"]: len(run["regret"]) for run in of}
+        for key, of in found.items()
+    }
+    assert told == {
+        ("", 1, 4): {"plain": 4, "ours": 4},
+        ("N1", 1, 2): {"plain": 2, "ours": 2},
+        ("", 4, 2): {"ours": 2},
+    }
+    assert {run["rows"] for of in found.values() for run in of} == {200}
+
+
+def test_methods_that_ran_at_fewer_places_do_not_shrink_the_comparison() -> None:
+    """A slow peer is compared at its own places, an ablation beside plain and ours."""
+    runs = [
+        *(
+            a_run(m, [0.5], task=t, dataset=t)
+            for m in ("plain", "ours", "zero-shot")
+            for t in "abc"
+        ),
+        a_run("quantile", [0.5], task="a", dataset="a"),
+        a_run("no-guard", [0.5], task="b", dataset="b"),
+    ]
+    found = comparison.groups(runs)
+    told = {
+        name: ({run["method"] for run in of}, {run["task"] for run in of})
+        for name, of in found.items()
+    }
+    assert told == {
+        "": ({"plain", "ours", "zero-shot"}, {"a", "b", "c"}),
+        "at fewer places: quantile": ({"plain", "ours", "quantile"}, {"a"}),
+        "ablations": ({"plain", "ours", "no-guard"}, {"b"}),
+    }
 
 
 def test_a_page_tells_terms_sources_and_failures(tmp_path: Path) -> None:
@@ -94,6 +111,9 @@ def test_a_page_tells_terms_sources_and_failures(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "runs.parquet")
     assert len(table) == 10
     assert "trace" not in table.column_names
+    assert table["regret"].to_pylist()[0] == pytest.approx([1.0, 0.4])
+    assert set(table["half"].to_pylist()) <= {"choosing", "reporting"}
+    assert "## Thresholds" in page
 
 
 def test_a_terminal_gets_aligned_columns() -> None:
@@ -103,8 +123,8 @@ def test_a_terminal_gets_aligned_columns() -> None:
     assert [line.split() for line in block] == [
         ["method", "@1"],
         ["plain", "1.000"],
-        ["ours", ".500"],
         ["random", "1.000"],
+        ["ours", ".500"],
     ]
     assert len({len(line) for line in block}) == 1
 

@@ -13,14 +13,16 @@ import threading
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import foretune
+from foretune.experiment.histories import SPLIT
+from foretune.experiment.methods import WITHOUT_HISTORY
 from foretune.experiment.replay import Cell, run
-from foretune.experiment.tasks import load
+from foretune.experiment.tasks import CHOOSING, HALVES, REPORTING, half_of, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +41,9 @@ class Campaign:
     methods: tuple[str, ...]
     seeds: int = 5
     tasks: int = 0
-    """Tasks of each family, spread evenly over their names; 0 takes all."""
+    """Tasks of each family, as many of either half as there are, spread evenly over their names; 0: all."""
+    half: str = ""
+    """Only tasks of this half; empty: of both."""
     protocols: tuple[str, ...] = ("pool",)
     batches: tuple[int, ...] = (1,)
     variants: tuple[str, ...] = ("",)
@@ -48,28 +52,57 @@ class Campaign:
     sources: int = 0
 
     def cells(self) -> list[Cell]:
-        """Return the runs: all methods of one task and seed together, so that a part is a fair part."""
-        return [
-            Cell(
+        """Return the runs: all methods of one task and seed together, so that a part is a fair part.
+
+        A method that is given no history has one run for all histories.
+        """
+        found = [
+            self._cell(
                 seed=seed,
                 family=family,
                 task=task,
                 method=method,
                 protocol=protocol,
                 batch=batch,
-                budget=self.budget,
-                rows=self.rows,
-                sources=self.sources,
                 variant=variant,
             )
             for seed in range(self.seeds)
             for family in self.families
-            for task in spread_over([table.task for table in load(family)], self.tasks)
+            for task in chosen(
+                family, [table.task for table in load(family)], self.tasks, self.half
+            )
             for protocol, batch, variant in itertools.product(
                 self.protocols, self.batches, self.variants
             )
+            if variant != SPLIT or half_of(family, task) == REPORTING
             for method in self.methods
         ]
+        return list(dict.fromkeys(found))
+
+    def _cell(self, *, variant: str, method: str, **place: Any) -> Cell:
+        cell = Cell(**place, method=method, budget=self.budget)
+        if method in WITHOUT_HISTORY:
+            return replace(cell, rows=0)
+        return replace(cell, rows=self.rows, sources=self.sources, variant=variant)
+
+
+def chosen(family: str, names: Sequence[str], count: int, half: str = "") -> list[str]:
+    """Return `count` of a family's tasks, from both halves alike as far as they reach, or from one alone.
+
+    Spread evenly over each half's names; 0 takes all.
+    """
+    halves = {h: [name for name in names if half_of(family, name) == h] for h in HALVES}
+    if half:
+        return spread_over(halves[half], count)
+    if not 0 < count < len(names):
+        return list(names)
+    choosing = min(len(halves[CHOOSING]), count // 2)
+    choosing = max(choosing, count - len(halves[REPORTING]))
+    kept = {
+        *(spread_over(halves[REPORTING], count - choosing) if count > choosing else ()),
+        *(spread_over(halves[CHOOSING], choosing) if choosing else ()),
+    }
+    return [name for name in names if name in kept]
 
 
 def spread_over(names: Sequence[str], count: int) -> list[str]:

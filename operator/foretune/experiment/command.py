@@ -1,4 +1,4 @@
-"""`foretune experiment replay | report`: arguments, and what they do."""
+"""`foretune experiment replay | latency | report`: arguments, and what they do."""
 
 from __future__ import annotations
 
@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replay.add_argument(
         "--battery", default="", help="spoilt histories by comma (N1,...,N8), or `all`"
     )
+    replay.add_argument(
+        "--split",
+        action="store_true",
+        help="history of the tasks for choosing settings alone, targets of those for reporting",
+    )
+    replay.add_argument("--half", default="", help="tasks of one half only: choosing or reporting")
     replay.add_argument("--jobs", type=int, default=1, help="processes")
     replay.add_argument(
         "--out",
@@ -69,36 +75,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("build/replay"),
         help="folder of the runs; resumed if there",
     )
+    latency = commands.add_parser(
+        "latency", help="measure suggestions with made-up histories of many rows"
+    )
+    latency.add_argument("--rows", default="100000,1000000", help="rows of the histories, by comma")
+    latency.add_argument(
+        "--out", type=Path, default=Path("build/replay"), help="folder of the figures"
+    )
     report = commands.add_parser("report", help="write tables and plots of stored runs")
-    report.add_argument("--out", type=Path, default=Path("build/replay"), help="folder of the runs")
+    report.add_argument(
+        "--out",
+        type=Path,
+        nargs="+",
+        default=[Path("build/replay")],
+        help="folders of the runs and of the latency",
+    )
     report.add_argument("--to", type=Path, required=True, help="folder to write")
     report.add_argument("--command", dest="said", default="", help="how the runs were made")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command, and return its exit code: 1 when runs failed."""
-    from foretune.experiment import report  # noqa: PLC0415 - numpy and scipy, only when they are used
+    if arguments.experiment == "report":
+        return _report(arguments)
+    if arguments.experiment == "latency":
+        return _latency(arguments)
+    return _replay(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from foretune.experiment import latency, report  # noqa: PLC0415 - numpy and scipy, only when they are used
     from foretune.experiment.ledger import Ledger  # noqa: PLC0415
 
-    ledger = Ledger(arguments.out)
-    if arguments.experiment == "report":
-        runs = list(ledger.records())
-        if not report.sections(runs):
-            raise InvalidInputError(f"out: no place in {arguments.out} was run by every method")
-        report.write(runs, arguments.to, command=arguments.said)
-        print(arguments.to / "README.md")  # noqa: T201 - a command's answer
-        return 0
-    return _replay(arguments)
+    runs = [run for folder in arguments.out for run in Ledger(folder).records()]
+    if all("error" in run for run in runs):
+        raise InvalidInputError(f"out: no run in {', '.join(map(str, arguments.out))}")
+    report.write(runs, arguments.to, command=arguments.said, latency=latency.read(arguments.out))
+    print(arguments.to / "README.md")  # noqa: T201 - a command's answer
+    return 0
+
+
+def _latency(arguments: argparse.Namespace) -> int:
+    from foretune.experiment import latency  # noqa: PLC0415
+
+    for case in latency.measure(_numbers("rows", arguments.rows), arguments.out)["cases"]:
+        print(", ".join(f"{name} {value:.4g}" for name, value in case.items()))  # noqa: T201
+    return 0
 
 
 def _replay(arguments: argparse.Namespace) -> int:
     from foretune.experiment import report  # noqa: PLC0415
     from foretune.experiment.campaign import Campaign, carry_out  # noqa: PLC0415
-    from foretune.experiment.histories import BATTERY  # noqa: PLC0415
+    from foretune.experiment.histories import BATTERY, SPLIT  # noqa: PLC0415
     from foretune.experiment.ledger import Ledger, cell_of  # noqa: PLC0415
     from foretune.experiment.methods import method  # noqa: PLC0415
     from foretune.experiment.replay import PROTOCOLS  # noqa: PLC0415
-    from foretune.experiment.tasks import family_of  # noqa: PLC0415
+    from foretune.experiment.tasks import HALVES, family_of  # noqa: PLC0415
 
     families, methods = _listed(arguments.families), _listed(arguments.methods)
     protocols = _listed(arguments.protocol)
@@ -110,20 +142,20 @@ def _replay(arguments: argparse.Namespace) -> int:
         method(name)
     _known("protocol", protocols, PROTOCOLS)
     _known("battery", variants, tuple(BATTERY))
+    _known("half", _listed(arguments.half), HALVES)
+    if arguments.split:
+        variants = (*variants, SPLIT)
     for name in ("seeds", "budget", "rows", "jobs"):
         if getattr(arguments, name) < 1:
             raise InvalidInputError(f"{name}: must be at least 1, not {getattr(arguments, name)}")
-    try:
-        batches = tuple(int(batch) for batch in _listed(arguments.batch))
-    except ValueError:
-        raise InvalidInputError(f"batch: must be whole numbers, not {arguments.batch}") from None
     campaign = Campaign(
         families=families,
         methods=methods,
         seeds=arguments.seeds,
         tasks=arguments.tasks,
+        half=arguments.half,
         protocols=protocols,
-        batches=batches,
+        batches=_numbers("batch", arguments.batch),
         variants=variants or ("",),
         budget=arguments.budget,
         rows=arguments.rows,
@@ -139,6 +171,16 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _numbers(what: str, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(number) for number in _listed(text))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InvalidInputError(f"{what}: must be whole numbers of at least 1, not {text}")
+    return found
 
 
 def _known(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:

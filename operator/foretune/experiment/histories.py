@@ -16,6 +16,7 @@ import numpy as np
 
 from foretune.domain.space import Float, Int, Ordinal, Scale, Space
 from foretune.experiment.tables import Table
+from foretune.experiment.tasks import CHOOSING, half_of
 from foretune.optimizer import Observation, TaskHistory
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ DRIFT: Final = 0.2
 """N8: how far the optimum has moved, in units of a number's range."""
 
 
+SPLIT: Final = "split"
+"""A sound history of the tasks for choosing alone, for targets that are for reporting: no figure of such a run
+has seen, by history or by a setting, anything of the tasks it is of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """How much of the other tasks a designer sees."""
@@ -46,7 +52,7 @@ class Given:
     sources: int = 0
     """Source tasks, drawn at random by seed; 0 takes all."""
     variant: str = ""
-    """A name of `BATTERY`, or empty for the sound history."""
+    """A name of `BATTERY`, `SPLIT`, or empty for the sound history."""
 
 
 def others(tables: Sequence[Table], target: Table) -> list[Table]:
@@ -68,10 +74,12 @@ def history_for(
     """
     rng = random.Random(f"{target.family}/{target.task}/{seed}")  # noqa: S311 - not cryptography
     found = others(tables, target)
+    if given.variant == SPLIT:
+        found = [table for table in found if half_of(table.family, table.task) == CHOOSING]
     if given.sources and given.sources < len(found):
         chosen = set(rng.sample([table.task for table in found], given.sources))
         found = [table for table in found if table.task in chosen]
-    if not given.variant:
+    if given.variant in ("", SPLIT):
         return tuple(sampled(table, given.rows, seed) for table in found)
     spoil = BATTERY[given.variant]
     return spoil(Battery(found, target, given, seed, strangers, rng))

@@ -214,18 +214,31 @@ def past_bests(setting: Setting) -> list[Params]:
     return order[:PAST_BESTS]
 
 
+WITHOUT_HISTORY: Final = frozenset(
+    {"random", "sobol", "plain", "no-history", "optuna-tpe", "optuna-gp"}
+)
+"""Methods that are given no history: one run of them stands for every history, sound, spoilt or short."""
+
 METHODS: Final[Mapping[str, Method]] = {
     "random": lambda setting: OptimizerSession(setting, "random"),
     "sobol": lambda setting: OptimizerSession(setting, "sobol"),
     "plain": lambda setting: OptimizerSession(setting, "gp"),
     "past-bests": lambda setting: OptimizerSession(setting, "gp", first=past_bests(setting)),
     "ours": lambda setting: OptimizerSession(setting, "auto", history=True),
+    "no-history": lambda setting: OptimizerSession(setting, "auto"),
 }
 """Methods that need nothing but the package."""
 
+ABLATIONS: Final[Mapping[str, str]] = {
+    "kernel-only": "foretune.search.variants:kernel_only",
+    "hyperbo": "foretune.search.variants:hyperbo",
+    "no-guard": "foretune.search.variants:no_guard",
+}
+"""Ours with parts taken out, by the function that makes them."""
+
 
 def method(name: str) -> Method:
-    """Return a method of `METHODS`, a peer (`optuna-tpe`), or `name=module:function`, a designer to try.
+    """Return a method of `METHODS` or `ABLATIONS`, a peer (`optuna-tpe`), or `name=module:function`, a designer to try.
 
     The function takes nothing and returns a designer. Raises `InvalidInputError` for a name that is none,
     and for a peer whose environment was not made.
@@ -233,6 +246,7 @@ def method(name: str) -> Method:
     from foretune.experiment import peers  # noqa: PLC0415 - it imports this module
 
     label, _, place = name.partition("=")
+    place = place or ABLATIONS.get(label, "")
     if place:
         return _designer(label, place)
     if label in METHODS:
@@ -240,7 +254,7 @@ def method(name: str) -> Method:
     if label in peers.PEERS:
         peers.interpreter(label)
         return lambda setting: peers.PeerSession(label, setting)
-    known = ", ".join((*METHODS, *peers.PEERS))
+    known = ", ".join((*METHODS, *ABLATIONS, *peers.PEERS))
     raise InvalidInputError(f"method: must be one of {known} or NAME=MODULE:FUNCTION, not {name!r}")
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from foretune.experiment.histories import Given, history_for
-from foretune.experiment.methods import Setting, method
+from foretune.experiment.methods import WITHOUT_HISTORY, Setting, method
 from foretune.experiment.tasks import load
 
 if TYPE_CHECKING:
     from foretune.experiment.methods import Ask, Session
     from foretune.experiment.tables import Table
+    from foretune.optimizer import TaskHistory
 
 PROTOCOLS: Final = ("pool", "nearest")
 
@@ -53,7 +54,9 @@ def run(cell: Cell) -> dict[str, Any]:
     target = next(table for table in tables if table.task == cell.task)
     given = Given(rows=cell.rows, sources=cell.sources, variant=cell.variant)
     strangers = load(STRANGERS.get(cell.family, "tst_svm")) if cell.variant == "N3" else ()
-    history = history_for(tables, target, given, seed=cell.seed, strangers=strangers)
+    history: tuple[TaskHistory, ...] = ()
+    if cell.method not in WITHOUT_HISTORY:
+        history = history_for(tables, target, given, seed=cell.seed, strangers=strangers)
     free = target.complete or cell.protocol == "nearest"
     setting = Setting(
         space=target.space,

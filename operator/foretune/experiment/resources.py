@@ -18,13 +18,18 @@ class PeakMemory:
 
     def __init__(self) -> None:
         """Start here: on Linux the kernel's peak is set back to what is resident now."""
-        self._before = _resident_mib("VmRSS")
+        self._before = resident_mib()
         if sys.platform == "linux":
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def grown_mib(self) -> float:
         """Return the growth at the peak, in MiB; NaN where there is no /proc."""
         return _resident_mib("VmHWM") - self._before
+
+
+def resident_mib() -> float:
+    """Return the resident memory of this process in MiB; NaN where there is no /proc."""
+    return _resident_mib("VmRSS")
 
 
 def _resident_mib(key: str) -> float:

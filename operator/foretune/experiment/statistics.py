@@ -126,11 +126,16 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
+def place(run: Run) -> tuple[str, str, int]:
+    """Return where a run is compared with others: family, task, seed."""
+    return run["family"], run["task"], run["seed"]
+
+
 def complete(runs: Iterable[Run]) -> list[Run]:
     """Return the runs of those (family, task, seed) that every method has: else means don't compare."""
     by_place: dict[tuple[Any, ...], dict[str, Run]] = defaultdict(dict)
     for run in runs:
-        by_place[run["family"], run["task"], run["seed"]][run["method"]] = run
+        by_place[place(run)][run["method"]] = run
     methods = {method for there in by_place.values() for method in there}
     return [run for there in by_place.values() if set(there) == methods for run in there.values()]
 
@@ -139,8 +144,7 @@ def ranks(runs: Iterable[Run], at: int) -> dict[str, dict[tuple[str, str], float
     """Return the mean rank of each method on each task: among all in each seed, ties averaged."""
     by_place: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
     for run in runs:
-        place = run["family"], run["task"], run["seed"]
-        by_place[place][run["method"]] = round(float(curve(run, at)[-1]), 9)
+        by_place[place(run)][run["method"]] = round(float(curve(run, at)[-1]), 9)
     found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for (family, task, _), regrets in by_place.items():
         names = list(regrets)
@@ -176,12 +180,8 @@ def reaches(curve_of_means: Floats, level: float) -> int | None:
 
 def worse_share(runs: Iterable[Run], other: Iterable[Run], at: int) -> float:
     """Return the share of runs with more regret than the other method on the same task and seed."""
-    theirs = {(r["family"], r["task"], r["seed"]): float(curve(r, at)[-1]) for r in other}
-    pairs = [
-        (float(curve(r, at)[-1]), theirs[place])
-        for r in runs
-        if (place := (r["family"], r["task"], r["seed"])) in theirs
-    ]
+    theirs = {place(r): float(curve(r, at)[-1]) for r in other}
+    pairs = [(float(curve(r, at)[-1]), theirs[place(r)]) for r in runs if place(r) in theirs]
     return float(np.mean([a > b + TIED for a, b in pairs])) if pairs else float("nan")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,14 @@ DATA_VARIABLE: Final = "FORETUNE_DATA"
 
 DATA_DEFAULT: Final = "../shared/data"
 """Where the data is looked for, from the root of the checkout, unless the variable says otherwise."""
+
+CHOOSING: Final = "choosing"
+"""Half of the recorded tasks on which settings of the designers may be chosen."""
+
+REPORTING: Final = "reporting"
+"""The other half: figures of it are of tasks that no setting was chosen on."""
+
+HALVES: Final = (CHOOSING, REPORTING)
 
 Column = Callable[[Mapping[str, Any]], Sequence[Value]]
 """From the columns of a file (numpy arrays by name) to one parameter's values."""
@@ -347,6 +356,11 @@ def family_of(name: str) -> Family:
     if name not in FAMILIES:
         raise InvalidInputError(f"family: must be one of {', '.join(FAMILIES)}, not {name!r}")
     return FAMILIES[name]
+
+
+def half_of(family: str, task: str) -> str:
+    """Return which half of the recorded tasks one belongs to: by its name, so that nobody picks it."""
+    return HALVES[zlib.crc32(f"{family}/{task}".encode()) % 2]
 
 
 def load(name: str, folder: Path | None = None) -> tuple[Table, ...]:

@@ -37,12 +37,18 @@ class Peer:
 
     environment: str
     """Name of its environment, and of the file of pins beside this module."""
-    script: str
-    """Module beside this one, run as a file: it must not import foretune."""
+    module: str
+    """Module beside this one with its class `Run`, which must not import foretune."""
+    script: str = "speak.py"
+    """What speaks for it."""
 
 
 PEERS: Final[Mapping[str, Peer]] = {
-    "optuna-tpe": Peer(environment="optuna", script="optuna_peer.py"),
+    "optuna-tpe": Peer(environment="optuna", module="optuna_peer"),
+    "optuna-gp": Peer(environment="optuna", module="optuna_peer"),
+    "zero-shot": Peer(environment="syne-tune", module="syne_tune_peer"),
+    "bounding-box": Peer(environment="syne-tune", module="syne_tune_peer"),
+    "quantile": Peer(environment="syne-tune", module="syne_tune_peer"),
 }
 """Peers by the name of their method."""
 
@@ -60,7 +66,7 @@ class PeerSession:
         self._name = name
         script = Path(__file__).parent / peer.script
         self._process = subprocess.Popen(  # noqa: S603 - our own script, in an environment we made
-            [str(interpreter(name)), "-W", "ignore", str(script)],
+            [str(interpreter(name)), "-W", "ignore", str(script), peer.module, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
