@@ -13,8 +13,7 @@ from tests.support.designs import MIXED, completed, failed, problem, valley
 from tests.support.sources import source
 
 from foretune.domain.job import Goal
-from foretune.domain.space import Choice, Float, Ordinal, Scale, Space
-from foretune.search.condense import scores
+from foretune.domain.space import Choice, Const, Float, Int, Ordinal, Scale, Space
 from foretune.search.encode import Encoding
 from foretune.search.sampling import random_points
 from foretune.search.tasks import MAX_ROWS, MAX_TASKS, MAX_TOTAL, Library, read
@@ -55,17 +54,6 @@ def test_a_task_of_the_same_space_is_kept_whole() -> None:
     assert statistics.fmean(kept.z.tolist()) == pytest.approx(0, abs=1e-9)
 
 
-def test_scores_count_what_is_good_and_not_how_bad_is_bad() -> None:
-    """Scores keep the order, and an outlier on the bad side moves none of the good ones apart."""
-    told = scores([5.0, 4.0, 3.0, 2.0, 1.0]).tolist()
-    assert told == sorted(told, reverse=True)
-    assert (told[0] - told[1]) / (told[1] - told[2]) == pytest.approx(1)
-    worse = scores([5.0, 4.0, 3.0, 2.0, -1e9])
-    assert (worse[0] - worse[1]) / (worse[1] - worse[2]) == pytest.approx(1)
-    assert all(map(math.isfinite, scores([1.0, 1.0, 1.0, 0.0])))
-    assert all(map(math.isfinite, scores([1e300, 0.0, -1e300])))
-
-
 @pytest.mark.slow
 def test_a_huge_task_costs_no_more_than_a_capped_one() -> None:
     """Of many rows the best are kept, and no more than the cap, whatever the number of tasks."""
@@ -81,6 +69,7 @@ def test_a_huge_task_costs_no_more_than_a_capped_one() -> None:
     assert len(found.rejected) == 3
 
 
+@pytest.mark.slow
 def test_the_order_of_tasks_and_trials_changes_nothing() -> None:
     """Any permutation gives the same rows, to the last bit."""
     tasks = [source(f"t{i}", MIXED, valley, count=300, seed=i) for i in range(4)]
@@ -192,6 +181,149 @@ def test_an_ordinal_takes_values_between_its_own() -> None:
     trials = [completed(i, {"batch_size": b}, float(b)) for i, b in enumerate((16, 24, 32, 48, 64))]
     rows = library(space, source("a", space, plane, trials=trials)).tasks[0].rows
     assert sorted(rows[:, 0].tolist()) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(math.log2, id="logarithm"),
+        pytest.param(lambda v: v * 1000, id="thousands"),
+        pytest.param(lambda v: f"{v}.0", id="text"),
+        pytest.param(float, id="real"),
+    ],
+)
+def test_a_list_of_numbers_in_another_unit_is_mapped(change: object) -> None:
+    """Batch sizes as logarithms, in thousandths or as text lie where they belong."""
+    space = Space((Ordinal(name="bs", options=(16, 32, 64, 128)), *PLANE.parameters))
+    clean = source("a", space, plane, count=40)
+    trials = [
+        completed(t.index, t.params | {"bs": change(t.params["bs"])}, t.value or 0.0)
+        for t in clean.trials
+    ]
+    wanted = library(space, clean).tasks[0]
+    found = library(space, source("a", space, plane, trials=trials)).tasks[0]
+    assert torch.allclose(wanted.rows, found.rows, atol=1e-9)
+
+
+def test_flags_are_mapped_however_they_are_written() -> None:
+    """True, 1, "yes" and "on" are one option, and a flag is a number where 0 and 1 are."""
+    space = Space(
+        (
+            Choice(name="nesterov", options=(True, False)),
+            Int(name="amsgrad", low=0, high=1),
+            *PLANE.parameters,
+        )
+    )
+    clean = source("a", space, plane, count=40)
+    words = [(True, False), (1, 0), ("yes", "no"), ("On", "OFF"), ("1", "0")]
+    wanted = library(space, clean).tasks[0]
+    for yes, no in words:
+        trials = [
+            completed(
+                t.index,
+                t.params
+                | {
+                    "nesterov": yes if t.params["nesterov"] else no,
+                    "amsgrad": bool(t.params["amsgrad"]),
+                },
+                t.value or 0.0,
+            )
+            for t in clean.trials
+        ]
+        found = library(space, source("a", space, plane, trials=trials)).tasks[0]
+        assert torch.equal(wanted.rows, found.rows), (yes, no)
+
+
+def test_no_weight_decay_is_the_least_of_all() -> None:
+    """Zero has no logarithm; it lies at the lower bound instead of nowhere."""
+    space = Space((Float(name="wd", low=1e-6, high=1e-1, scale=Scale.LOG), *PLANE.parameters))
+    clean = source("a", space, plane, count=40)
+    trials = [
+        completed(t.index, t.params | {"wd": 0.0 if t.index % 2 else 0.1}, t.value or 0.0)
+        for t in clean.trials
+    ]
+    rows = library(space, source("a", space, plane, trials=trials)).tasks[0].rows
+    assert sorted(set(rows[:, 0].tolist())) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("odd", [None, [64, 64], {"a": 1}, 10**400, math.nan, math.inf, "auto"])
+def test_values_that_no_space_has_say_nothing(odd: object) -> None:
+    """A row whose value can't be read counts as an average one in that parameter, and the rest teaches."""
+    clean = source("a", PLANE, plane, count=40)
+    trials = [
+        completed(t.index, t.params | ({"lr": odd} if t.index % 3 == 0 else {}), t.value or 0.0)
+        for t in clean.trials
+    ]
+    kept = library(PLANE, source("a", PLANE, plane, trials=trials)).tasks[0]
+    assert len(kept.rows) == 40
+    assert bool(kept.rows.isfinite().all())
+    assert bool((kept.known == 1).all())
+
+
+def test_options_that_are_all_foreign_say_nothing() -> None:
+    """An optimizer's name says nothing about the optimizers of the target when it is none of them."""
+    space = Space((*PLANE.parameters, Choice(name="optimizer", options=("adam", "sgd", "lion"))))
+    clean = source("a", PLANE, plane, count=30)
+    trials = [
+        completed(t.index, t.params | {"optimizer": f"o{t.index % 3}"}, t.value or 0)
+        for t in clean.trials
+    ]
+    kept = library(space, source("a", space, plane, trials=trials)).tasks[0]
+    assert kept.known.tolist() == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_strangers_take_no_place_of_close_tasks() -> None:
+    """Many large tasks of other models neither push a small close one out nor take its rows."""
+    space = Space(
+        (*PLANE.parameters, Float(name="decay", low=0, high=1), Int(name="k", low=1, high=9))
+    )
+    only = Space((PLANE.parameters[0], Float(name="z", low=0, high=1)))
+    nothing = Space((Float(name="z", low=0, high=1),))
+    tasks = [
+        source("close", space, plane, count=150),
+        *(source(f"other-{i:02}", nothing, lambda p: p["z"], count=200, seed=i) for i in range(70)),
+        source("far", only, lambda p: math.log(p["lr"]) + p["z"], count=200),
+    ]
+    found = library(space, *tasks)
+    assert [(t.name, len(t.rows)) for t in found.tasks] == [("close", 150)]
+    assert len(found.rejected) == 71
+    assert found.rejected["far"] == "shares few parameters, others share more"
+    assert [t.name for t in library(space, tasks[-1]).tasks] == ["far"], "better than nothing"
+
+
+def test_a_task_given_twice_counts_once() -> None:
+    """The same rows under another name are no second opinion."""
+    first = source("a", PLANE, plane, count=30)
+    again = source("b", PLANE, plane, trials=list(reversed(first.trials)))
+    found = library(PLANE, first, again, source("c", PLANE, plane, count=30, seed=5))
+    assert [t.name for t in found.tasks] == ["a", "c"]
+    assert found.rejected == {"b": "the same as another task"}
+
+
+def test_what_the_target_fixes_is_a_dimension_of_those_who_varied_it() -> None:
+    """Rows lie as far from the target's constants as their logarithms do, where these are counts."""
+    fixed = (Const(name="epochs", value=10), Const(name="optimizer", value="sgd"))
+    varied = Space(
+        (
+            *PLANE.parameters,
+            Int(name="num_epochs", low=1, high=100),
+            Choice(name="optim", options=("SGD", "adam")),
+        )
+    )
+    plain = source("plain", PLANE, plane, count=30, seed=1)
+    rich = source("rich", varied, plane, count=30)
+    found = library(Space((*PLANE.parameters, *fixed)), plain, rich)
+    assert found.tasks[0].besides.tolist() == [[0.0, 0.0]] * 30
+    told = [
+        (math.log(t.params["num_epochs"] / 10), float(t.params["optim"] == "adam"))
+        for t in rich.trials
+    ]
+    span = max(a for a, _ in told) - min(a for a, _ in told)
+    wanted = sorted((a / span, b) for a, b in told)
+    got = sorted(map(tuple, found.tasks[1].besides.tolist()))
+    assert torch.allclose(torch.tensor(got), torch.tensor(wanted), atol=1e-9)
+    assert library(PLANE, rich).tasks[0].besides.shape == (30, 0)
 
 
 def test_a_task_that_says_nothing_is_rejected_with_a_reason() -> None:

@@ -1,7 +1,9 @@
 """What past tasks say about a point: the posterior means of one Gaussian process a task.
 
 The processes share one kernel, whose length scales and noise are fitted to all tasks together; a
-parameter that a task does not have is left out of its distances. T tasks, D columns, m query rows.
+parameter that a task does not have is left out of its distances. What the target fixes, yet a past task
+varied, is a dimension of the past tasks, in which the target lies at 0. T tasks, D columns of the target,
+E of its constants, m query rows.
 """
 
 from __future__ import annotations
@@ -50,14 +52,15 @@ class Basis:
         """Fit the shared kernel, and condition each task's process on its rows."""
         self.names: Final = tuple(task.name for task in tasks)
         self._tasks = tuple(tasks)
-        self.lengthscales, self.noise = _fitted(tasks)
+        self._lengthscales, self.noise = _fitted(tasks)
+        self.lengthscales: Final = self._lengthscales[: tasks[0].rows.shape[1]]
         self._weights: list[Tensor] = []
         for task in tasks:
-            scaled = self._scaled(task.rows, task)
+            scaled = _known(task) / self._lengthscales
             K = matern(scaled, scaled)
             L = cholesky(K + self.noise * torch.eye(len(K), dtype=torch.float64))
             self._weights.append(torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1))
-        self._points = [self._scaled(task.rows, task) for task in tasks]
+        self._points = [_known(task) / self._lengthscales for task in tasks]
 
     def at(self, X: Tensor) -> Rows:
         """Return `m x D` rows with the scores (`m x T`) that each task expects there."""
@@ -74,12 +77,18 @@ class Basis:
         return matern(A / self.lengthscales, B / self.lengthscales)
 
     def _scaled(self, X: Tensor, task: Summary) -> Tensor:
-        return X * (task.known / self.lengthscales)
+        here = X * (task.known / self.lengthscales)
+        return torch.cat([here, here.new_zeros(len(X), task.besides.shape[1])], dim=1)
+
+
+def _known(task: Summary) -> Tensor:
+    """Return a task's rows (`n x (D + E)`), 0 where it lacks a parameter."""
+    return torch.cat([task.rows * task.known, task.besides], dim=1)
 
 
 def _fitted(tasks: Sequence[Summary]) -> tuple[Tensor, float]:
-    """Return length scales (`D`) and noise variance of greatest posterior density."""
-    width = tasks[0].rows.shape[1]
+    """Return length scales (`D + E`) and noise variance of greatest posterior density."""
+    width = tasks[0].rows.shape[1] + tasks[0].besides.shape[1]
     step = max(1, len(tasks) / FIT_TASKS)
     chosen = [tasks[int(i * step)] for i in range(min(FIT_TASKS, len(tasks)))]
     parts = [_thinned(task) for task in chosen]
@@ -92,13 +101,13 @@ def _fitted(tasks: Sequence[Summary]) -> tuple[Tensor, float]:
         noise, lengthscales = theta[0].exp(), theta[1:].exp()
         total = 0.5 * ((theta[0] - NOISE_MODE) / NOISE_SPREAD).square()
         total = total - prior.lengthscale_prior.log_prob(lengthscales).sum()
-        for X, z, known in parts:
-            scaled = X * (known / lengthscales)
+        for X, z in parts:
+            scaled = X / lengthscales
             K = matern(scaled, scaled) + noise * torch.eye(len(z), dtype=torch.float64)
             L = cholesky(K)
             white = torch.linalg.solve_triangular(L, z.unsqueeze(1), upper=False)
             total = total + 0.5 * white.square().sum() + L.diagonal().log().sum()
-        total = total / sum(len(z) for _, z, _ in parts)
+        total = total / sum(len(z) for _, z in parts)
         (gradient,) = torch.autograd.grad(total, theta)
         finite(gradient)
         return float(total.detach()), gradient.numpy()
@@ -120,8 +129,8 @@ def _fitted(tasks: Sequence[Summary]) -> tuple[Tensor, float]:
     return best[1:].exp(), float(best[0].exp())
 
 
-def _thinned(task: Summary) -> tuple[Tensor, Tensor, Tensor]:
+def _thinned(task: Summary) -> tuple[Tensor, Tensor]:
     count = len(task.z)
     kept = min(FIT_ROWS, count)
     index = torch.tensor([int(i * count / kept) for i in range(kept)])
-    return task.rows[index], task.z[index], task.known
+    return _known(task)[index], task.z[index]

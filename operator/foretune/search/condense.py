@@ -120,7 +120,7 @@ class _Reading:
         good = [i for i in range(len(self._values)) if i not in odd]
         values, first, counts = self._merged(good)
         if len(values) < MIN_ROWS:
-            return self._without(f"fewer than {MIN_ROWS} rows with a value", first)
+            return self._without(f"fewer than {MIN_ROWS} configurations with a value", first)
         if values[0] == values[-1]:
             return self._without("all values are equal", first)
         told = scores(values)

@@ -89,7 +89,7 @@ class WithHistory:
             if not history:
                 return StartsWell(designer).suggest(problem, completed, pending, deadline)
             problem = replace(problem, history=history, starter=())
-        if problem.history:
+        if problem.history and problem.space.cardinality != 1:
             designer = self._make()
         return designer.suggest(problem, completed, pending, deadline)
 

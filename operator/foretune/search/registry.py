@@ -140,6 +140,9 @@ SHORT: Final = 6.0
 ROUNDING: Final = 1e-6
 """How far outside the unit interval a value may lie by rounding."""
 
+WHOLE: Final = 0.02
+"""Difference up to which a number counts as whole."""
+
 EXACT: Final = 1e-3
 """Relative difference up to which a number is one of an ordinal's options: values are often rounded."""
 
@@ -214,11 +217,13 @@ def conversion(
     wanted: str = "",
     offered: str = "",
     options: Sequence[float] = (),
+    whole: bool = False,
 ) -> str | None:
     """Return the change of unit under which `values` fit a parameter, or None to take them as they are.
 
     `unit` maps a value to the parameter's unit interval, and raises `ValueError` where it can't;
-    `wanted` and `offered` are the names here and there; `options` are those of an ordinal.
+    `wanted` and `offered` are the names here and there; `options` are those of an ordinal; `whole` says that
+    the parameter takes whole numbers only.
 
     A change is believed only when the values fit badly as they stand, nearly all fit afterwards, and over
     a good part of the range. Nearly the whole range must be met where the values are plausible as they
@@ -229,6 +234,8 @@ def conversion(
         return None
     if options:
         return _to_options(counted, options)
+    if whole:
+        unit = _whole(unit)
     home, _ = _inside(counted, unit, lambda v: v)
     named = _is_logarithm(offered) and not _is_logarithm(wanted)
     if home >= AT_HOME and not named:
@@ -240,13 +247,24 @@ def conversion(
     best: tuple[float, str] | None = None
     for name, convert in CONVERSIONS.items():
         sure = named and name in POWERS
-        if likely and not sure and name not in FACTORS:
+        if home >= STRANGE and not sure and name not in FACTORS:
             continue
         share, span = _inside(counted, unit, convert)
         least = full if likely and not sure else COVERED
         if share >= CONVERTED and span >= least and (best is None or span > best[0] + 1e-9):
             best = (span, name)
     return best[1] if best is not None else None
+
+
+def _whole(unit: Callable[[float], float]) -> Callable[[float], float]:
+    """Return `unit` for whole numbers only."""
+
+    def of_whole(number: float) -> float:
+        if abs(number - round(number)) > max(WHOLE, EXACT * abs(number)):
+            raise ValueError(f"{number} is not whole")
+        return unit(round(number))
+
+    return of_whole
 
 
 def _inside(
@@ -285,9 +303,8 @@ def _to_options(counted: Mapping[float, int], options: Sequence[float]) -> str |
         return count / total, len(met)
 
     home, _ = hits(lambda v: v)
-    between = sum(n for v, n in counted.items() if options[0] <= v <= options[-1]) / total
-    if home >= CONVERTED or (home < STRANGE and between >= AT_HOME):
-        return None  # the options themselves, or between them, as of a finer grid or a real number
+    if home >= CONVERTED:
+        return None
     best: tuple[float, str] | None = None
     for name, convert in CONVERSIONS.items():
         share, met = hits(convert)

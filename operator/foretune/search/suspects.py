@@ -33,7 +33,7 @@ NEARLY: Final = 0.9
 """Share of the odd rows that must fall among the others once repaired."""
 
 ABSURD: Final = 1000.0
-"""A best value is no result when it is further from the rest than this many times their range."""
+"""A best value is no result when it is further from the rest than this many times their range and size."""
 
 RARE: Final = 0.05
 """Largest share of a task's rows that may be absurd."""
@@ -75,7 +75,8 @@ def suspects(
 def _absurd(values: Sequence[float], *, maximize: bool) -> dict[int, str]:
     """Return the few best values that lie beyond any comparison with the others.
 
-    Only good ones: how bad a bad one is does not matter.
+    Only good ones: how bad a bad one is does not matter. One success among failures that hardly differ is
+    none of them: it must be far away in units of the values themselves, too.
     """
     order = sorted(range(len(values)), key=lambda i: values[i], reverse=maximize)
     most = math.floor(RARE * len(values)) or 1
@@ -83,7 +84,7 @@ def _absurd(values: Sequence[float], *, maximize: bool) -> dict[int, str]:
     y = [values[i] / unit for i in order]
     for count in range(min(most, len(values) - 3), 0, -1):
         floor = len(y) - 1 - math.floor(BULK * len(y))
-        span = abs(y[count] - y[max(count, floor)])
+        span = max(abs(y[count] - y[max(count, floor)]), abs(y[count]))
         gap = abs(y[count - 1] - y[count])
         if span > 0 and gap > ABSURD * span:
             return dict.fromkeys(order[:count], "absurdly good")

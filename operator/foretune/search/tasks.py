@@ -18,7 +18,15 @@ from torch import Tensor
 
 from foretune.domain.space import Choice, Const, Float, Int, Ordinal, Params, Scale
 from foretune.search.condense import MIN_ROWS, Condensed, condensed, limit_for, spread
-from foretune.search.registry import CONVERSIONS, conversion, dimension, label, matched
+from foretune.search.registry import (
+    CONVERSIONS,
+    EXACT,
+    conversion,
+    dimension,
+    label,
+    matched,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -282,6 +290,7 @@ def _conversion(
         wanted=parameter.name,
         offered=name,
         options=options,
+        whole=isinstance(parameter, Int),
     )
     return CONVERSIONS[change] if change is not None else None
 
@@ -379,9 +388,12 @@ def _number(value: Value) -> float | None:
 def _rank(options: Sequence[float], number: float) -> float:
     """Return the rank of a number among rising options, in [0, 1] inside, extended by one step outside."""
     last = len(options) - 1
+    option = nearest(options, number)
+    if abs(option - number) <= EXACT * abs(option):
+        return options.index(option) / last
     if number <= options[0]:
-        return 0.0 if number == options[0] else -1 / last
+        return -1 / last
     if number >= options[-1]:
-        return 1.0 if number == options[-1] else 1 + 1 / last
+        return 1 + 1 / last
     k = max(i for i in range(last) if options[i] <= number)
     return (k + (number - options[k]) / (options[k + 1] - options[k])) / last
