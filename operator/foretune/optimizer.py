@@ -187,11 +187,14 @@ class Optimizer:
         context: Mapping[str, Any] | None = None,
         *,
         candidates: Sequence[Mapping[str, Value]] | None = None,
+        budget_cost: float | None = None,
     ) -> None:
         """Search `space`, the mapping of a manifest's `spec.space`.
 
         `history` is the path of a history database or tasks to learn from; `context` says what the task
-        is about (model, dataset, ...). With `candidates` only these configurations are suggested. Raises
+        is about (model, dataset, ...). With `candidates` only these configurations are suggested.
+        `budget_cost` is what all trials together may cost, in the unit of `Observation.cost`: cheap
+        configurations come first then; without it only the number of trials counts. Raises
         `InvalidInputError` naming what is wrong.
         """
         self._history_path, tasks = _history(history)
@@ -211,6 +214,7 @@ class Optimizer:
             raise InvalidInputError(
                 f"algorithm: must be one of {names}, not {algorithm!r}"
             ) from None
+        self._budget: Final = _budget(budget_cost)
         self._trials: list[Trial] = []
         self._observations: dict[int, Observation] = {}
         self._lock = threading.RLock()
@@ -298,7 +302,10 @@ class Optimizer:
     def _next(self) -> Suggestion:
         completed, pending = split(self._trials)
         designer = designer_for(self._algorithm)
-        proposed = designer.suggest(self._problem, completed, pending, Deadline(math.inf))
+        problem = self._problem
+        if self._budget is not None:
+            problem = replace(problem, budget=self._share_left(self._budget, completed.trials))
+        proposed = designer.suggest(problem, completed, pending, Deadline(math.inf))
         index = len(self._trials)
         self._trials.append(
             Trial(
@@ -311,6 +318,13 @@ class Optimizer:
             )
         )
         return Suggestion(_id(index), dict(proposed.params), proposed.proposer, proposed.detail)
+
+    @staticmethod
+    def _share_left(budget: float, ended: Sequence[Trial]) -> float:
+        """Return the share of the budget that is left; a trial of unknown cost counts as the average."""
+        costs = [trial.cost for trial in ended if trial.cost is not None]
+        spent = math.fsum(costs) / len(costs) * len(ended) if costs else 0.0
+        return max(0.0, 1.0 - spent / budget)
 
     def _by_id(self, which: str) -> Trial:
         for trial in self._trials:
@@ -387,6 +401,16 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInputError(f"{name}: must be a whole number, not {value!r}")
     return value
+
+
+def _budget(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = _plain(value)
+    real = isinstance(number, int | float) and not isinstance(number, bool)
+    if not real or not math.isfinite(number) or number <= 0:
+        raise InvalidInputError(f"budget_cost: must be a finite number above 0, not {value!r}")
+    return float(number)
 
 
 def _text(name: str, value: Any) -> str:

@@ -55,6 +55,8 @@ class SuggestionRequest:
     since designers keep what they made of it."""
     prior: PriorMode = PriorMode.AUTO
     """What may be learned from besides `history`: under `auto` what the service was given, else nothing."""
+    budget: float | None = None
+    """Share of the budget of cost that is left, in [0, 1]; None where cost doesn't limit the job."""
 
 
 @dataclass(frozen=True, kw_only=True)

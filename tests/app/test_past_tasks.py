@@ -161,6 +161,11 @@ def test_who_asks_for_ever_gets_nothing(rig: Rig) -> None:
     client.close()
 
 
+def test_the_share_of_the_budget_reaches_the_designer(rig: Rig) -> None:
+    """What is left of the budget goes along, nothing left included, and so does that there is none."""
+    assert [rig.ask([], budget=share).budget for share in (None, 0.0, 0.25)] == [None, 0.0, 0.25]
+
+
 def test_any_of_several_processes_may_answer() -> None:
     """Behind one address each process asks for what it lacks; no request is left without an answer."""
     rig = Rig(processes=3)

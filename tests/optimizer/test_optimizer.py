@@ -25,6 +25,7 @@ from foretune.errors import (
     SpaceExhaustedError,
 )
 from foretune.optimizer import Observation, Optimizer, Suggestion, TaskHistory
+from foretune.search.costmodel import ENOUGH
 
 SPACE = {
     "lr": {"min": 0.0001, "max": 0.1, "scale": "log"},
@@ -212,6 +213,39 @@ def test_a_finite_space_is_emptied_without_a_duplicate(algorithm):
     with pytest.raises(SpaceExhaustedError, match="all 6 configurations") as caught:
         opt.suggest()
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_budget_of_cost_lets_cheap_trials_come_first():
+    """Of configurations as good as each other the cheap one is tried; without a budget as before."""
+    space = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}
+
+    def chosen(budget):
+        opt = Optimizer(space, algorithm="gp", budget_cost=budget)
+        for i in range(ENOUGH + 2):
+            x, y = i * 0.618 % 1, i * 0.414 % 1
+            opt.observe({"x": x, "y": y}, value=(y - 0.3) ** 2, cost=10 ** (-2 * x))
+        return opt.suggest()[0].params
+
+    without = chosen(None)
+    assert chosen(1e9)["x"] > max(0.9, without["x"])
+    assert chosen(1e-9) == without  # spent: what is left is chosen by its promise alone
+
+
+@pytest.mark.parametrize("costs", [[], [30.0], [30.0, None, 30.0]])
+def test_trials_of_unknown_cost_count_as_the_average(costs):
+    """The share left is what the designers are told; a cost that was not told is not free."""
+    opt = Optimizer(FINITE, algorithm="sobol", budget_cost=120.0)
+    for cost in costs:
+        opt.observe(opt.suggest()[0].id, value=1.0, cost=cost)
+    ended = [trial for trial in opt._trials if trial.state.terminal]
+    assert opt._share_left(120.0, ended) == 1 - 30 * len(costs) / 120
+
+
+@pytest.mark.parametrize("budget", [0, -1.0, math.nan, math.inf, "12", True])
+def test_a_budget_that_is_none_is_refused(budget):
+    """The message names the argument."""
+    with pytest.raises(InvalidInputError, match="budget_cost: must be a finite number above 0"):
+        Optimizer(SPACE, budget_cost=budget)
 
 
 def test_a_history_of_tasks_is_kept():

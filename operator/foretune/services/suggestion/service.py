@@ -189,6 +189,7 @@ class SuggestionService:
             initial=request.initial,
             context=request.context,
             history=request.history,
+            budget=request.budget,
         )
         if request.algorithm == Algorithm.AUTO and request.prior is PriorMode.AUTO:
             problem = self._extended(problem)
