@@ -19,9 +19,17 @@ FORETUNE_DATA ?= ../shared/data
 SIZE ?= small
 RESULTS ?= build/replay-$(SIZE)/report
 
-REPLAY_small := --tasks 2 --seeds 2 --budget 25
-REPLAY_full := --seeds 5 --protocol pool,nearest --batch 1,4 --jobs 2 \
-	--methods random,sobol,plain,past-bests,ours,optuna-tpe
+REPLAYED := random,sobol,plain,past-bests,optuna-tpe,zero-shot,bounding-box,ours
+ABLATED := no-history,no-guard,hyperbo,kernel-only
+
+REPLAYS_small = "--tasks 2 --seeds 2 --budget 25"
+# What docs/results/replay was made of; some hours of two cores, and it goes on where it was cut off.
+REPLAYS_results = "--tasks 4 --seeds 3 --methods $(REPLAYED)"
+REPLAYS_full = "--seeds 5 --protocol pool,nearest --batch 1,4 --methods $(REPLAYED)" \
+	"--tasks 4 --seeds 5 --methods optuna-gp,quantile,$(ABLATED)" \
+	"--tasks 4 --seeds 5 --battery all --budget 25 --methods ours" \
+	"--families xgb34 --split --seeds 5 --budget 25 --methods plain,past-bests,ours" \
+	"--tasks 4 --seeds 5 --sources 5 --methods past-bests,zero-shot,ours"
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -111,13 +119,16 @@ bench-cluster: init packages controlplane ## Figures of the whole path on a clus
 	@FORETUNE_RECORD=$(CURDIR)/build/bench-cluster.json $(PYTEST) -q -p no:randomly tests/e2e/test_operator.py
 	@cat build/bench-cluster.json
 
-bench-search: init ## Replay recorded histories with all methods; SIZE=small (default) or full, RESULTS=folder.
-	@$(RUN) foretune.experiment replay $(REPLAY_$(SIZE)) --out build/replay-$(SIZE)
+bench-search: init ## Replay recorded histories with all methods; SIZE=small (default), results or full, RESULTS=folder.
+	@for part in $(REPLAYS_$(SIZE)); do \
+		$(RUN) foretune.experiment replay $$part --jobs 2 --out build/replay-$(SIZE) || exit 1; \
+	done
+	@test $(SIZE) = small || $(RUN) foretune.experiment latency --out build/replay-$(SIZE)
 	@$(RUN) foretune.experiment report --out build/replay-$(SIZE) --to $(RESULTS) \
 		--command "make bench-search SIZE=$(SIZE)"
 
 peers: init ## Make the environments of the methods of other projects that a replay can run, and try them.
-	@$(RUN) scripts.peers
+	@PIP_EXTRA_INDEX_URL="$(lastword $(TORCH_INDEX))" $(RUN) scripts.peers
 	@$(PYTEST) -q tests/experiment/check_peers.py
 
 ##@ Make
