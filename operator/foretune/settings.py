@@ -92,6 +92,9 @@ class SuggestionSettings:
     """FORETUNE_METRICS_PORT: /metrics, /healthz and /readyz."""
     threads: int = 1
     """FORETUNE_THREADS: torch threads; more than one is slower for problems of this size."""
+    prior: str = "starter"
+    """FORETUNE_PRIOR: what jobs with few past jobs look at: `starter` (the prior that ships), `none`, or a
+    folder with a prior of another place (`foretune prior export`), which is added to the starter."""
 
 
 SettingsT = TypeVar("SettingsT", OperatorSettings, TrackerSettings, SuggestionSettings)

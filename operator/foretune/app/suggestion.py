@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from foretune.adapters.telemetry.server import MetricsServer
 from foretune.adapters.telemetry.suggestion import SuggestionMetrics
+from foretune.app.starter import elsewhere
 from foretune.app.web import ProcessServer, leave, web_config
 from foretune.services.suggestion.http import create_app
 from foretune.services.suggestion.service import SuggestionService
@@ -31,7 +32,9 @@ def serve_suggestion(settings: SuggestionSettings) -> None:
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(settings.threads))
     metrics = SuggestionMetrics()
-    service = SuggestionService(meter=metrics, threads=settings.threads)
+    service = SuggestionService(
+        meter=metrics, prior=elsewhere(settings.prior), threads=settings.threads
+    )
     probes = MetricsServer(
         registry=metrics.registry,
         port=settings.metrics_port,

@@ -1,5 +1,10 @@
 """The suggestion service: designers behind a deadline, in process or over HTTP; stateless answers."""
 
-from foretune.services.suggestion.service import Meter, PriorSource, SuggestionService
+from foretune.services.suggestion.service import (
+    Meter,
+    PriorSource,
+    SuggestionService,
+    extendable,
+)
 
-__all__ = ["Meter", "PriorSource", "SuggestionService"]
+__all__ = ["Meter", "PriorSource", "SuggestionService", "extendable"]

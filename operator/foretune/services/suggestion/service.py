@@ -56,6 +56,11 @@ class PriorSource(Protocol):
         """
 
 
+def extendable(request: SuggestionRequest) -> bool:
+    """Return whether a job leaves it to us what it learns from."""
+    return request.algorithm == Algorithm.AUTO and request.prior is PriorMode.AUTO
+
+
 class NoMeter:
     """A meter that nobody reads."""
 
@@ -191,7 +196,7 @@ class SuggestionService:
             history=request.history,
             budget=request.budget,
         )
-        if request.algorithm == Algorithm.AUTO and request.prior is PriorMode.AUTO:
+        if extendable(request):
             problem = self._extended(problem)
         return self._designers(request.algorithm).suggest(problem, completed, pending, deadline)
 
