@@ -78,6 +78,18 @@ class TrackerSettings:
     operator_users: tuple[str, ...] = ()
     """FORETUNE_OPERATOR_USERS: comma-separated user names (`system:serviceaccount:NS:NAME`) that act
     as the operator."""
+    prior_scope: str = "namespace"
+    """FORETUNE_PRIOR_SCOPE: whose jobs a job learns from when its `spec.prior.scope` does not say:
+    `namespace` or `cluster`."""
+    publishers: tuple[str, ...] = ()
+    """FORETUNE_PUBLISHERS: comma-separated namespaces whose jobs may publish to the whole cluster
+    (`spec.history.scope: cluster`); `*` is all."""
+
+    def __post_init__(self) -> None:
+        """Refuse a scope that is none."""
+        if self.prior_scope not in {"namespace", "cluster"}:
+            message = f"must be namespace or cluster, not {self.prior_scope!r}"
+            raise InvalidInputError(f"FORETUNE_PRIOR_SCOPE: {message}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,10 @@ from foretune.adapters.http.suggestions import HttpSuggestions
 from foretune.adapters.store import SqlHistory
 from foretune.app.clock import SystemClock
 from foretune.app.web import GRACE_S, START_S, ProcessServer, ThreadServer, leave, web_config
+from foretune.domain.job import Scope
 from foretune.errors import ForetuneError
 from foretune.services.tracker.auth import Identity, KubeAuthenticator, LocalAuthenticator
+from foretune.services.tracker.catalogue import Sharing
 from foretune.services.tracker.http import create_app
 from foretune.services.tracker.service import TrackerService
 
@@ -71,6 +73,9 @@ def run_tracker(
         suggestions=HttpSuggestions(settings.suggestion_url),
         clock=SystemClock(),
         meter=meter,
+        sharing=Sharing(
+            scope=Scope(settings.prior_scope), publishers=frozenset(settings.publishers)
+        ),
     )
     config = web_config(create_app(service, authenticator), settings.host, settings.port)
     try:
@@ -109,7 +114,12 @@ def start_local_tracker(
     history: History, suggestions: Suggestions, clock: Clock
 ) -> Iterator[LocalTracker]:
     """Serve the tracker on a free port of the loopback interface while the block runs."""
-    service = TrackerService(history=history, suggestions=suggestions, clock=clock)
+    service = TrackerService(
+        history=history,
+        suggestions=suggestions,
+        clock=clock,
+        sharing=Sharing(everywhere=True),  # the file of one user
+    )
     authenticator = LocalAuthenticator()
     server = ThreadServer(web_config(create_app(service, authenticator)))
     listener = socket.create_server(("127.0.0.1", 0))

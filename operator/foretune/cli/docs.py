@@ -38,7 +38,7 @@ HEAD: Final = """\
 
 # Command line
 
-`foretune run`, `status`, `trials` and `best` are for people; `operator`, `tracker` and `suggestion` are the processes
+`foretune run`, `status`, `trials`, `best` and `explain` are for people; `operator`, `tracker` and `suggestion` are the processes
 of a cluster, which the Helm chart starts. `foretune --version` and `foretune COMMAND --help` are always there.
 
 ## Exit codes
@@ -65,9 +65,23 @@ FORMS: Final = """\
 | `reason`, `message` | why it ended; null and empty while it has not |
 
 `foretune status JOB -o json` has `namespace`, `name`, `uid`, `phase`, `reason`, `message`, `metric`, `goal`, `budget`
-(trials), `ended` (trials), `counts` (by state), `best` (a trial or null), `created` and `closed`; without JOB it is a
-list of them. `phase` is `Running`, `Complete`, `Failed`, `Deleted`, or `Stopped` for a local job that has not ended
+(trials), `ended` (trials), `counts` (by state), `best` (a trial or null), `prior` (`decision`, `reason` and `tasks`, or
+null), `created` and `closed`; without JOB it is a list of them, without `prior`. `phase` is `Running`, `Complete`, `Failed`, `Deleted`, or `Stopped` for a local job that has not ended
 and that nobody runs now. With `-o csv` nested keys are columns with dots, as `params.lr`. Keys may be added.
+
+`foretune explain JOB -o json` is a list with an object for each proposal, `foretune explain JOB TRIAL -o json` one:
+
+| key | value |
+|---|---|
+| `index`, `state`, `params`, `proposer` | as above |
+| `expert` | `meta` knows past jobs, `plain` this job only, `starter` what has been good elsewhere; null for none of them |
+| `prior` | what past jobs were good for: `used`, `rejected`, `none`; null where nothing is said |
+| `reason` | why they were not used, or why another method stood in |
+| `weights` | the share of `meta` and `plain` in what is proposed next |
+| `sources` | the past jobs that the prediction leans on most, each with `task` and `share` |
+| `mean`, `low`, `high` | what was expected of the objective, and between which values with 90 % |
+| `value`, `inside` | what came of it, and whether that lies in the interval; null without a value |
+| `detail` | the whole audit, as [the surrogate](../concepts/surrogate.md) writes it |
 
 ## A cluster's jobs
 

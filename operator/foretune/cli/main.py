@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "status": "foretune.cli.read:status",
     "trials": "foretune.cli.read:trials",
     "best": "foretune.cli.read:best",
+    "explain": "foretune.cli.explain:explain",
     "operator": "foretune.cli.serve:operator",
     "tracker": "foretune.cli.serve:tracker",
     "suggestion": "foretune.cli.serve:suggestion",

@@ -42,11 +42,13 @@ def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def flattened(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dots in the names; an empty one has no column."""
+    """Return nested mappings as one, with dots in the names; an empty one has no column, a list is JSON."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict):
             found |= flattened(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            found[f"{prefix}{name}"] = json.dumps(value)
         else:
             found[f"{prefix}{name}"] = value
     return found

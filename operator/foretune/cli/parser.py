@@ -18,6 +18,7 @@ EXTRAS: Final = {
     "status": "tracker",
     "trials": "tracker",
     "best": "tracker",
+    "explain": "tracker",
     "operator": "operator",
     "tracker": "tracker",
     "suggestion": "suggestion",
@@ -125,10 +126,20 @@ def _add_readers(commands: Any) -> None:
     trials.add_argument("job", metavar="JOB", help=JOB_HELP)
     best = _add(commands, "best", "show the best trial of a job")
     best.add_argument("job", metavar="JOB", help=JOB_HELP)
-    for command in (status, trials, best):
+    explain = _add(commands, "explain", "say why configurations were proposed")
+    explain.description = (
+        "Say why each configuration of a job was proposed: by whom, what past jobs had to do with it, what was "
+        "expected, and what came of it. With TRIAL the whole story of one."
+    )
+    explain.add_argument("job", metavar="JOB", help=JOB_HELP)
+    explain.add_argument(
+        "trial", metavar="TRIAL", nargs="?", type=_index, help="number of a trial, from 0"
+    )
+    for command in (status, trials, best, explain):
+        forms = ("table", "json") if command is explain else ("table", "json", "csv")
         command.add_argument(
             *("-o", "--output"),
-            choices=("table", "json", "csv"),
+            choices=forms,
             default="table",
             help="form of the output; default: table",
         )
@@ -142,6 +153,12 @@ def _add_readers(commands: Any) -> None:
             metavar="FILE",
             help="token for --tracker; default: the environment variable FORETUNE_TOKEN",
         )
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be the number of a trial, not {text!r}")
+    return int(text)
 
 
 def _parallel(text: str) -> int:

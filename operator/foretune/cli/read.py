@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foretune.cli import words
 from foretune.cli.chart import chart
 from foretune.cli.exits import COMPLETE
+from foretune.cli.explain import prior_line, prior_of
 from foretune.cli.output import as_csv, as_json, table
 from foretune.cli.sources import Source, opened
 from foretune.domain.job import DEFAULT_TRIALS
@@ -61,6 +62,7 @@ def status(arguments: argparse.Namespace) -> int:
         job = source.job(arguments.job)
         trials = source.trials(job)
         row = job_row(source, job, trials)
+        row["prior"] = prior_of(source.proposals(job))
         if arguments.output == "table":
             print(_job_page(job, row, trials))
         else:
@@ -188,6 +190,8 @@ def _job_page(job: JobRecord, row: Mapping[str, Any], found: Sequence[Trial]) ->
     if winner is not None:
         value = f"{job.objective.metric} {words.number(winner.value)}, trial {winner.index}"
         lines.append(f"best    {value}  {words.settings(winner.params)}")
+    if row["prior"] is not None:
+        lines.append(f"prior   {prior_line(row['prior'])}")
     drawn = chart(found, job.objective, encoding=sys.stdout.encoding or "ascii")
     return "\n".join([*lines, *([""] if drawn else []), *drawn])
 

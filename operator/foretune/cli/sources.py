@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Sequence
 
-    from foretune.domain.history import JobRecord
+    from foretune.domain.history import JobRecord, Proposal
     from foretune.domain.trial import Trial
 
 TOKEN: Final = "FORETUNE_TOKEN"
@@ -40,6 +40,9 @@ class Reader(Protocol):
     def trials(self, job_uid: str) -> Sequence[Trial]:
         """Return every trial of a job by index."""
 
+    def proposals(self, job_uid: str) -> Sequence[Proposal]:
+        """Return every proposal of a job by index."""
+
 
 class Source:
     """Jobs of one history."""
@@ -57,6 +60,10 @@ class Source:
     def trials(self, job: JobRecord) -> Sequence[Trial]:
         """Return every trial of a job by index."""
         return self._reader.trials(job.uid)
+
+    def proposals(self, job: JobRecord) -> Sequence[Proposal]:
+        """Return every proposal of a job by index."""
+        return self._reader.proposals(job.uid)
 
     def phase(self, job: JobRecord) -> str:
         """Return the job's phase; a local one that nobody runs is `Stopped`."""

@@ -266,7 +266,7 @@ METRICS: Final = (
     _counter(
         "foretune_transfer_proposals_total",
         ("expert", "prior"),
-        "Proposals recorded, by who made them (meta, plain, none) and what past jobs were good for (used, rejected, none).",
+        "Proposals recorded, by who made them (meta, plain, starter, none) and what past jobs were good for (used, rejected, none).",
         Process.TRACKER,
     ),
     _counter(

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 RESULTS: Final = ("ok", "error")
 """How a write to the history may end."""
 
-EXPERTS: Final = ("meta", "plain", "none")
+EXPERTS: Final = ("meta", "plain", "starter", "none")
 """Who makes a proposal."""
 
 DECISIONS: Final = ("used", "rejected", "none")
