@@ -13,6 +13,7 @@ from foretune.cli.exits import COMPLETE
 from foretune.cli.explain import prior_line, prior_of
 from foretune.cli.output import as_csv, as_json, table
 from foretune.cli.sources import Source, opened
+from foretune.domain.exchange import is_imported
 from foretune.domain.job import DEFAULT_TRIALS
 from foretune.errors import UnavailableError
 from foretune.planner import finish
@@ -123,12 +124,12 @@ def job_row(source: Source, job: JobRecord, known: Sequence[Trial] | None = None
         "message": job.message,
         "metric": job.objective.metric,
         "goal": job.objective.goal.value,
-        "budget": budget.get("trials", DEFAULT_TRIALS),
+        "budget": len(found) if is_imported(job) else budget.get("trials", DEFAULT_TRIALS),
         "ended": sum(trial.state.terminal for trial in found),
         "counts": dict(sorted(Counter(trial.state.value for trial in found).items())),
         "best": trial_row(winner) if winner is not None else None,
-        "created": _stamp(job.created_at),
-        "closed": _stamp(job.closed_at),
+        "created": stamp(job.created_at),
+        "closed": stamp(job.closed_at),
     }
 
 
@@ -206,7 +207,7 @@ def _best_page(job: JobRecord, winner: Trial) -> str:
     return "\n".join(lines)
 
 
-def _stamp(seconds: float | None) -> str | None:
+def stamp(seconds: float | None) -> str | None:
     """Return Unix seconds as RFC 3339 in UTC, or None."""
     if seconds is None:
         return None
