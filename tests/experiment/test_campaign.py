@@ -116,12 +116,12 @@ def test_a_method_without_history_has_one_run_for_all_histories() -> None:
         methods=("random", "past-bests"),
         seeds=1,
         variants=("", "N1", "N2"),
-        sources=2,
+        sources=(2, 3),
     )
     counts = Counter((cell.method, cell.variant, cell.sources) for cell in campaign.cells())
     assert counts == {
         ("random", "", 0): 3,
-        **{("past-bests", variant, 2): 3 for variant in ("", "N1", "N2")},
+        **{("past-bests", v, sources): 3 for v in ("", "N1", "N2") for sources in (2, 3)},
     }
 
 
@@ -269,6 +269,7 @@ def test_a_report_is_made_of_stored_runs(tmp_path: Path) -> None:
         (["--battery", "N9"], "battery: must be one of N1"),
         (["--batch", "four"], "batch: must be whole numbers"),
         (["--seeds", "0"], "seeds: must be at least 1, not 0"),
+        (["--sources", "few"], "sources: must be whole numbers of at least 0, not few"),
         (["--half", "better"], "half: must be one of choosing, reporting, not 'better'"),
     ],
 )

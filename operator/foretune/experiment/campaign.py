@@ -49,7 +49,8 @@ class Campaign:
     variants: tuple[str, ...] = ("",)
     budget: int = 50
     rows: int = 200
-    sources: int = 0
+    sources: tuple[int, ...] = (0,)
+    """Source tasks, drawn at random by seed; 0 takes all others."""
 
     def cells(self) -> list[Cell]:
         """Return the runs: all methods of one task and seed together, so that a part is a fair part.
@@ -65,25 +66,26 @@ class Campaign:
                 protocol=protocol,
                 batch=batch,
                 variant=variant,
+                sources=sources,
             )
             for seed in range(self.seeds)
             for family in self.families
             for task in chosen(
                 family, [table.task for table in load(family)], self.tasks, self.half
             )
-            for protocol, batch, variant in itertools.product(
-                self.protocols, self.batches, self.variants
+            for protocol, batch, variant, sources in itertools.product(
+                self.protocols, self.batches, self.variants, self.sources
             )
             if variant != SPLIT or half_of(family, task) == REPORTING
             for method in self.methods
         ]
         return list(dict.fromkeys(found))
 
-    def _cell(self, *, variant: str, method: str, **place: Any) -> Cell:
+    def _cell(self, *, variant: str, sources: int, method: str, **place: Any) -> Cell:
         cell = Cell(**place, method=method, budget=self.budget)
         if method in WITHOUT_HISTORY:
             return replace(cell, rows=0)
-        return replace(cell, rows=self.rows, sources=self.sources, variant=variant)
+        return replace(cell, rows=self.rows, sources=sources, variant=variant)
 
 
 def chosen(family: str, names: Sequence[str], count: int, half: str = "") -> list[str]:

@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replay.add_argument("--batch", default="1", help="proposals at a time, by comma (1,4)")
     replay.add_argument("--protocol", default="pool", help="pool, nearest, or both by comma")
     replay.add_argument("--rows", type=int, default=200, help="rows of each source task")
-    replay.add_argument("--sources", type=int, default=0, help="source tasks; 0: all others")
+    replay.add_argument(
+        "--sources",
+        default="0",
+        help="source tasks, drawn by seed, by comma (3,5,7); 0: all others",
+    )
     replay.add_argument(
         "--battery", default="", help="spoilt histories by comma (N1,...,N8), or `all`"
     )
@@ -159,7 +163,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         variants=variants or ("",),
         budget=arguments.budget,
         rows=arguments.rows,
-        sources=arguments.sources,
+        sources=_numbers("sources", arguments.sources, least=0),
     )
     cells = campaign.cells()
     ledger = Ledger(arguments.out)
@@ -173,13 +177,13 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def _numbers(what: str, text: str) -> tuple[int, ...]:
+def _numbers(what: str, text: str, *, least: int = 1) -> tuple[int, ...]:
     try:
         found = tuple(int(number) for number in _listed(text))
     except ValueError:
         found = ()
-    if not found or min(found) < 1:
-        raise InvalidInputError(f"{what}: must be whole numbers of at least 1, not {text}")
+    if not found or min(found) < least:
+        raise InvalidInputError(f"{what}: must be whole numbers of at least {least}, not {text}")
     return found
 
 
