@@ -43,7 +43,10 @@ ROWS: Final = 100
 FEW: Final = 5
 """Trials below which a past task's costs or failures say nothing."""
 
-FAILING: Final = 240
+OWN: Final = 150
+"""The job's latest trials that enter the models of cost and of shared failures."""
+
+FAILING: Final = 160
 """Trials of all past tasks together that enter the model of failures, which costs O(n^3)."""
 
 CACHED: Final = 4
@@ -70,8 +73,8 @@ class Economy:
         if failed or len(past.failed):
             X = encoding.encode([t.params for t in worked])
             bad = encoding.encode([t.params for t in failed])
-            feasibility = _shared(past, X, bad) if len(past.failed) else Feasibility(X, bad)
-        paid = [t for t in worked if _paid(t)]
+            feasibility = _shared(past, X[-OWN:], bad) if len(past.failed) else Feasibility(X, bad)
+        paid = [t for t in worked if _paid(t)][-OWN:]
         rows = encoding.encode([t.params for t in paid])
         logs = torch.tensor([math.log(t.cost or 1.0) for t in paid], dtype=torch.float64)
         cost = CostModel(past.features, rows, logs, past.slopes)

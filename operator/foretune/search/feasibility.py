@@ -35,6 +35,9 @@ STEPS: Final = 20
 LEVEL_VARIANCE: Final = 2.0
 """Prior variance of the level of a task's log odds; half of it is shared by all tasks."""
 
+COUNTS: Final = 0.02
+"""Weight from which a model of shared failures is asked for predictions."""
+
 
 class Feasible(Protocol):
     """A model of where trials work."""
@@ -70,10 +73,15 @@ class SharedFeasibility:
         same = task.unsqueeze(0) == task.unsqueeze(1)
         sign = 1.0 - 2.0 * failed.to(torch.float64)
         within = _kernel(X, X)
-        self._fits = [_Laplace(_covariance(within, same, model), sign) for model in MODELS]
-        evidence = torch.tensor([fit.log_evidence for fit in self._fits], dtype=torch.float64)
-        self.log_weights: Final = evidence.log_softmax(dim=0)
-        """Log weight of each of `MODELS`."""
+        fits = [_Laplace(_covariance(within, same, model), sign) for model in MODELS]
+        weights = torch.tensor([f.log_evidence for f in fits], dtype=torch.float64).softmax(dim=0)
+        self.weights: Final = dict(zip(MODELS, weights.tolist(), strict=True))
+        """Weight of each of `MODELS`; those that hardly count predict nothing."""
+        self._fits = [
+            (model, fit, math.log(self.weights[model]))
+            for model, fit in zip(MODELS, fits, strict=True)
+            if self.weights[model] >= COUNTS
+        ]
 
     def log_probability(self, X: Tensor) -> Tensor:
         """Return log P(feasible) in this job at `m x D` rows, differentiable in them."""
@@ -82,9 +90,10 @@ class SharedFeasibility:
             fit.log_probability(
                 _covariance(cross, self._own, model), model.pattern * diagonal + LEVEL_VARIANCE
             )
-            for fit, model in zip(self._fits, MODELS, strict=True)
+            + log_weight
+            for model, fit, log_weight in self._fits
         ]
-        total: Tensor = (torch.stack(parts, dim=1) + self.log_weights).logsumexp(dim=1)
+        total: Tensor = torch.stack(parts, dim=1).logsumexp(dim=1)
         return total
 
 
