@@ -122,11 +122,15 @@ def page() -> str:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return each command by its name, and each subcommand by `command subcommand`."""
+    found: dict[str, argparse.ArgumentParser] = {}
     # argparse has no public way to ask a parser what it holds.
     for action in parser._actions:  # noqa: SLF001 - as above
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            return dict(action.choices)
-    raise AssertionError("the parser has no commands")
+            for name, command in action.choices.items():
+                below = {f"{name} {sub}": one for sub, one in _commands(command).items()}
+                found |= below or {name: command}
+    return found
 
 
 def _section(name: str, command: argparse.ArgumentParser) -> str:
@@ -137,7 +141,7 @@ def _section(name: str, command: argparse.ArgumentParser) -> str:
             continue
         value = str(action.metavar or "") or "|".join(map(str, action.choices or ()))
         if not action.option_strings:
-            usage.append(f"[{value}]" if action.nargs == "?" else value)
+            usage.append({"?": f"[{value}]", "*": f"[{value} ...]"}.get(str(action.nargs), value))
             rows.append((value, action.help))
             continue
         flags = ", ".join(action.option_strings)
@@ -146,7 +150,7 @@ def _section(name: str, command: argparse.ArgumentParser) -> str:
         rows.append((shown, action.help))
     table = "".join(f"| `{_escaped(left)}` | {_escaped(str(text))} |\n" for left, text in rows)
     head = f"## foretune {name}\n\n{_escaped(command.description or '')}\n"
-    extra = f"Needs `pip install 'foretune[{EXTRAS[name]}]'`.\n"
+    extra = f"Needs `pip install 'foretune[{EXTRAS[name.partition(' ')[0]]}]'`.\n"
     return f"{head}\n```\n{' '.join(usage)}\n```\n\n{extra}\n| argument | |\n|---|---|\n{table}"
 
 
