@@ -30,6 +30,7 @@ from foretune.search.economy import Economy
 from foretune.search.encode import Encoding
 from foretune.search.kept import kept_failures, kept_values
 from foretune.search.plain_gp import NEAR, PlainGP, stream_seed, torch_threads, with_failures
+from foretune.search.plateau import radius, wasted
 from foretune.search.sampling import exhausted, first_untried, sobol_points
 from foretune.search.targets import Targets
 from foretune.search.tasks import Library, read
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 FLOOR: Final = 1 / 2
 """Least share of the plain expert's proposals."""
 
-GRACE: Final = 5
+GRACE: Final = 2
 """Proposals of the prior before the plain expert has its first turn."""
 
 FAVOUR: Final = 1.0
@@ -52,7 +53,7 @@ FAVOUR: Final = 1.0
 TRIP: Final = 3.0
 """Log odds of the plain process against the prior from which the prior is not used."""
 
-TRIP_AFTER: Final = 8
+TRIP_AFTER: Final = 5
 """Values needed before the prior can be rejected."""
 
 POOL: Final = 1024
@@ -60,6 +61,10 @@ POOL: Final = 1024
 
 FINE: Final = 128
 """Candidates sprayed around the best of the first round."""
+
+SPREAD: Final = 3
+"""Proposals of the plain expert that are spread over the space while the evidence is against the prior: past
+bests alone can't tell it what else there is. Its first one always is, for comparison."""
 
 CACHED: Final = 4
 """Histories kept ready."""
@@ -106,9 +111,10 @@ class MetaGP:
         with torch_threads(self._threads):
             prepared = _prepared(problem)
             if prepared.basis is None:
-                audit, suggestion = _audit(prepared, prior="none"), None
+                turn, suggestion = None, None
+                audit = _audit(prepared, prior="none")
             else:
-                audit, suggestion = _Round(
+                turn = _Round(
                     problem,
                     prepared=prepared,
                     basis=prepared.basis,
@@ -117,14 +123,19 @@ class MetaGP:
                     deadline=deadline,
                     guard=self._guard,
                     parts=self._parts,
-                ).outcome()
+                )
+                audit, suggestion = turn.outcome()
         if suggestion is not None:
             return suggestion
         # With a prior there is no start to make: the plain model takes its turn from the first values.
-        alone = problem.initial if prepared.basis is None else 0
+        alone = problem.initial if turn is None else turn.spread_until
         given = replace(problem, initial=alone)
         plain = self._plain.suggest(given, completed, pending, deadline)
-        return replace(plain, detail={**plain.detail, **audit, "expert": "plain"})
+        detail = {**plain.detail, **audit, "expert": "plain"}
+        if turn is not None and audit["prior"] == "used":
+            with torch_threads(self._threads):
+                detail |= turn.expected(plain.params)
+        return replace(plain, detail=detail)
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,12 @@ class _Round:
         self._failed = kept_failures(problem, completed)
         self._waiting = [t for t in pending.trials if not space.problems(t.params)]
         self._seed = stream_seed(problem.seed, len(self._trials))
+        self._model: tuple[Mixed, Targets] | None = None
+        self._doubt = torch.empty(0)
+        """Variances of the values that are predictions themselves, in standardised units."""
+        self._doubtful = False
+        self.spread_until = 0
+        """Number of trials below which the plain expert's proposal is a start point."""
         count = len(basis.names)
         self._weights = torch.full((count,), 1 / count, dtype=torch.float64)
 
@@ -268,10 +285,15 @@ class _Round:
             targets.z[0] - z[0]
         )  # back to where `targets` are: predictions are told in their unit
         seen = rows + self._rows(self._failed)
-        model = self._mixed(seen, z)
-        plain = Mixed(seen, z, kernel=self._basis.kernel)
+        sds = [t.value_sd for t in self._valued] + [0.0] * len(self._failed)
+        doubt = torch.tensor(sds, dtype=torch.float64).div(targets.scale).square()
+        model = self._mixed(seen, z, doubt)
+        self._model, self._doubt = (model, targets), doubt
+        plain = Mixed(seen, z, kernel=self._basis.kernel, past=False, noise=doubt)
         odds = plain.log_evidence - model.log_evidence
         share = max(FLOOR, 1 / (1 + math.exp(max(-50.0, min(50.0, FAVOUR - odds)))))
+        if _plain_turns(self._trials) < (SPREAD if odds > 0 else 1):
+            self.spread_until = len(self._trials) + 1
         audit |= {
             "log_odds_plain": round(odds, 4),
             "weights": {"meta": round(1 - share, 4), "plain": round(share, 4)},
@@ -284,14 +306,13 @@ class _Round:
             }, None
         if self._guard and _plain_turn(self._trials, share):
             return audit, None
+        self._doubtful = odds > 0
         economy = Economy.of(self._problem, self._encoding, self._completed)
         fitted = time.monotonic()
         params = self._choice(model, seen, z, rows, targets, economy=economy)
         row = self._encoding.encode([params])
-        mean, sd = model.summary(self._basis.at(row))
-        detail = audit | {
-            "mean": targets.mean(float(mean)),
-            "sd": targets.sd(float(sd)),
+        detail = audit | self.expected(params)
+        detail |= {
             "incumbent": targets.mean(float(model.summary(rows)[0].max())),
             "observations": len(self._valued),
             "failures": len(self._failed),
@@ -302,6 +323,20 @@ class _Round:
         return audit, Suggestion(
             params=params, proposer=MetaGP.name, detail=detail, timings=timings
         )
+
+    def expected(self, params: Params) -> dict[str, float]:
+        """Return what the model with past tasks expects of a configuration, whoever proposes it.
+
+        They know how much such objectives vary; from a few good values alone the plain model can't.
+        """
+        assert self._model is not None
+        model, targets = self._model
+        mean, sd = model.summary(self._basis.at(self._encoding.encode([params])))
+        return {
+            "mean": targets.mean(float(mean)),
+            "sd": targets.sd(float(sd)),
+            "noise_sd": targets.sd(model.noise_sd),
+        }
 
     def _choice(
         self,
@@ -317,16 +352,22 @@ class _Round:
         if self._waiting:  # they count as if they came out as expected
             waiting = self._rows(self._waiting)
             z = torch.cat([z, model.summary(waiting)[0]])
-            model = self._mixed(seen + waiting, z)
+            doubt = torch.cat([self._doubt, self._doubt.new_zeros(len(self._waiting))])
+            model = self._mixed(seen + waiting, z, doubt)
         incumbent = model.at(rows)[0].amax(dim=0)
+
+        values = torch.tensor([t.value for t in self._valued], dtype=torch.float64)
+        reach = 0.0 if self._prepared.given is not None else radius(rows.X, values)
+        tried = torch.cat([seen.X, self._rows(self._waiting).X])
 
         def score(candidates: Rows) -> Tensor:
             self._deadline.check()
-            return log_improvement(model, candidates, incumbent) + economy.adjust(candidates.X)
+            total = log_improvement(model, candidates, incumbent) + economy.adjust(candidates.X)
+            return total + wasted(candidates.X, tried, reach)
 
         pool = self._pool(rows.X[targets.z.argsort(descending=True, stable=True)][:NEAR])
         scores = score(pool)
-        if len(self._trials) < EARLY:
+        if self._early:
             scores = self._likely(scores)
         elif self._prepared.given is None:
             top = pool.X[scores.argsort(descending=True, stable=True)[:NEAR]]
@@ -339,7 +380,7 @@ class _Round:
         if self._prepared.given is not None:
             return self._prepared.given
         bests, encoding = self._prepared.bests, self._encoding
-        if len(self._trials) < EARLY:
+        if self._early:
             return bests
         count = self._problem.space.cardinality
         if count is not None and count <= POOL:
@@ -349,6 +390,11 @@ class _Round:
         near = spray(encoding, torch.cat([best, bests.X[:NEAR]]), seed=self._seed)
         return bests + self._basis.at(torch.cat([spread, near]))
 
+    @property
+    def _early(self) -> bool:
+        """Whether only past bests are tried."""
+        return len(self._trials) < EARLY and not self._doubtful
+
     def _likely(self, scores: Tensor) -> Tensor:
         """Return the scores, of given candidates only those nearest to past bests with their own."""
         likely = self._prepared.likely
@@ -357,8 +403,8 @@ class _Round:
     def _rows(self, trials: Sequence[Trial]) -> Rows:
         return self._basis.at(self._encoding.encode([t.params for t in trials]))
 
-    def _mixed(self, rows: Rows, z: Tensor) -> Mixed:
-        return Mixed(rows, z, kernel=self._basis.kernel, weights=self._weights, parts=self._parts)
+    def _mixed(self, rows: Rows, z: Tensor, noise: Tensor) -> Mixed:
+        return Mixed(rows, z, kernel=self._basis.kernel, parts=self._parts, noise=noise)
 
     def _sources(self, model: Mixed) -> dict[str, float]:
         """Return the three past tasks that the prediction leans on most, with their shares."""
@@ -398,6 +444,11 @@ def _audit(prepared: _Prepared, *, prior: str) -> dict[str, Any]:
 
 def _plain_turn(trials: Sequence[Trial], share: float) -> bool:
     """Return whether the plain expert has had less than its share of the two experts' proposals."""
-    proposers = [trial.proposer.split("/")[0] for trial in trials]
-    plain, meta = proposers.count(PlainGP.name), proposers.count(MetaGP.name)
+    plain = _plain_turns(trials)
+    meta = sum(trial.proposer.split("/")[0] == MetaGP.name for trial in trials)
     return plain < math.floor(share * (plain + meta + 1 - GRACE))
+
+
+def _plain_turns(trials: Sequence[Trial]) -> int:
+    """Return how many proposals the plain expert has made, start points included."""
+    return sum(trial.proposer.split("/")[0] in {PlainGP.name, "sobol"} for trial in trials)

@@ -26,6 +26,7 @@ from foretune.search.encode import Encoding
 from foretune.search.feasibility import Feasibility
 from foretune.search.fit import fit_single_task_gp
 from foretune.search.kept import kept_failures, kept_values
+from foretune.search.plateau import radius, wasted
 from foretune.search.posterior import Posterior
 from foretune.search.sampling import default_or, exhausted, first_untried, sobol_points
 from foretune.search.simple import initial_trials
@@ -130,12 +131,15 @@ class PlainGP:
             params, score = _best_candidate(problem, encoding, acquisition, used, deadline)
         else:
             candidates = pool(encoding, best, seed=seed)
-            scores = acquisition.scores(candidates, deadline)
+            reach = radius(X, torch.tensor([t.value for t in valued], dtype=torch.float64))
+            tried = torch.cat([rows, encoding.encode([t.params for t in waiting])])
+            scores = acquisition.scores(candidates, deadline) + wasted(candidates, tried, reach)
             starts = candidates[scores.argsort(descending=True, stable=True)[:STARTS]]
             polished = polish(encoding, acquisition, starts, deadline)
             if len(polished):
                 candidates = torch.cat([polished, candidates])
-                scores = torch.cat([acquisition.scores(polished, deadline), scores])
+                better = acquisition.scores(polished, deadline) + wasted(polished, tried, reach)
+                scores = torch.cat([better, scores])
             params, score = _first_new(encoding, candidates, scores, used)
         if params is None:
             params = first_untried(
