@@ -21,15 +21,19 @@ from foretune.adapters.local.runner import GRACE_S, ProcessRunner, check
 from foretune.app.clock import SystemClock
 from foretune.app.loop import Reconciler, Turn
 from foretune.app.place import open_history
+from foretune.app.priors import PriorStore
+from foretune.app.starter import ElsewherePrior
 from foretune.app.tracker import start_local_tracker
 from foretune.constants import LOCAL_NAMESPACE, Condition, Reason
+from foretune.domain.exchange import is_imported
 from foretune.domain.job import Algorithm
 from foretune.errors import InvalidInputError, NotFoundError, UnavailableError
 from foretune.planner.finish import best
 from foretune.ports import SuggestionAnswer
 from foretune.search.designer import Deadline, Problem, split
+from foretune.search.habits import StartsWell, with_kin
 from foretune.search.simple import SobolDesigner, initial_trials
-from foretune.services.suggestion import SuggestionService
+from foretune.services.suggestion import SuggestionService, extendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
     from foretune.domain.history import JobRecord
     from foretune.domain.job import Job
     from foretune.domain.trial import Trial
-    from foretune.ports import Clock, SuggestionRequest, Telemetry
+    from foretune.ports import Clock, History, SuggestionRequest, Telemetry
+    from foretune.services.suggestion import PriorSource
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +73,14 @@ MODELS: Final = frozenset({Algorithm.AUTO, Algorithm.GP})
 class LocalSuggestions:
     """Implements `ports.Suggestions` with the service in this process, torch imported in the background.
 
-    A job's start needs no torch: it is answered at once, as the service would answer it.
+    The start of a job without past jobs needs no torch: it is answered at once, as the service would.
     """
 
-    def __init__(self, service: SuggestionService) -> None:
-        """Take the service; `warm_up` makes it ready."""
+    def __init__(self, service: SuggestionService, prior: PriorSource | None = None) -> None:
+        """Take the service, and the prior that it has; `warm_up` makes it ready."""
         self._service = service
-        self._start = SobolDesigner()
+        self._prior = prior
+        self._start = StartsWell(SobolDesigner())
         self._warming = False
 
     def warm_up(self) -> None:
@@ -92,7 +98,10 @@ class LocalSuggestions:
             initial=request.initial,
             context=request.context,
         )
-        early = len(request.trials) < initial_trials(problem)
+        if self._prior is not None and extendable(request):
+            problem = self._prior.extend(problem)
+        past = request.history or with_kin(problem.space, (), problem.starter)
+        early = not past and len(request.trials) < initial_trials(problem)
         if request.algorithm not in MODELS or not early or self._service.ready:
             return self._service.suggest(request)
         completed, pending = split(request.trials)
@@ -325,9 +334,10 @@ def open_run(
                 job.spec, parallelism=parallel or job.spec.parallelism, suspend=False
             ),
         )
-        service = SuggestionService()
+        prior = _prior(place, history, job)
+        service = SuggestionService(prior=prior)
         stack.callback(service.close)
-        suggestions = LocalSuggestions(service)
+        suggestions = LocalSuggestions(service, prior)
         tracker = stack.enter_context(start_local_tracker(history, suggestions, clock))
         run = LocalRun(
             job,
@@ -346,12 +356,25 @@ def open_run(
         yield run
 
 
+def _prior(place: Place, history: History, job: Job) -> ElsewherePrior:
+    """Return the starter, and the champion where it was made of jobs that this history does not have."""
+    names = {f"{other.namespace}/{other.name}" for other in history.find_jobs()}
+    champion = None
+    try:
+        champion = PriorStore.beside(place.history).champion()
+    except InvalidInputError as error:
+        log.warning("%s; going on without it", error)
+    known = names | {f"{job.key.namespace}/{job.key.name}"}
+    return ElsewherePrior([champion] if champion is not None else [], known=known)
+
+
 def _known(
     history: SqlHistory, manifest: TuningJob, *, anew: bool
 ) -> tuple[JobRecord | None, Sequence[str]]:
     """Return the job of this manifest, the newest if it was begun anew, and what to say of others."""
     wanted = _parts(manifest.body["spec"])
-    jobs = history.find_jobs(namespace=LOCAL_NAMESPACE, name=manifest.name)
+    found = history.find_jobs(namespace=LOCAL_NAMESPACE, name=manifest.name)
+    jobs = [job for job in found if not is_imported(job)]
     if anew:
         return None, []
     same = [job for job in jobs if _parts(job.manifest) == wanted]

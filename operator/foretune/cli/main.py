@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "trials": "foretune.cli.read:trials",
     "best": "foretune.cli.read:best",
     "explain": "foretune.cli.explain:explain",
+    "history": "foretune.cli.history:run",
+    "prior": "foretune.cli.prior:run",
     "operator": "foretune.cli.serve:operator",
     "tracker": "foretune.cli.serve:tracker",
     "suggestion": "foretune.cli.serve:suggestion",

@@ -19,6 +19,8 @@ EXTRAS: Final = {
     "trials": "tracker",
     "best": "tracker",
     "explain": "tracker",
+    "history": "local",
+    "prior": "local",
     "operator": "operator",
     "tracker": "tracker",
     "suggestion": "suggestion",
@@ -54,6 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_run(commands)
     _add_readers(commands)
+    _add_history(commands)
+    _add_prior(commands)
     experiment = _add(commands, "experiment", "compare search methods on recorded histories")
     experiment.add_argument(
         "arguments",
@@ -152,6 +156,136 @@ def _add_readers(commands: Any) -> None:
             "--token-file",
             metavar="FILE",
             help="token for --tracker; default: the environment variable FORETUNE_TOKEN",
+        )
+
+
+def _add_history(commands: Any) -> None:
+    history = _add(commands, "history", "bring past tasks into a history, and out of it")
+    subcommands = history.add_subparsers(
+        dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=_Parser
+    )
+    taken = _add(subcommands, "import", "import past tasks from a file of another tool")
+    taken.description = (
+        "Import past tasks from a file: CSV or Parquet with a mapping, Optuna's storage, Katib's objects, or "
+        "what `export` wrote. A second import adds what is new, and changes nothing. Rows of another unit, "
+        "sign or direction, and those outside the space, are set aside with the reason."
+    )
+    taken.add_argument("source", metavar="SOURCE", help="the file; - reads stdin")
+    taken.add_argument(
+        "--format",
+        choices=("csv", "parquet", "jsonl", "optuna", "katib"),
+        help="format of SOURCE; default: by its first bytes and the end of its name",
+    )
+    taken.add_argument(
+        "--mapping",
+        metavar="FILE",
+        help="which columns of a table are what; without one it is guessed from the head",
+    )
+    taken.add_argument(
+        "--namespace",
+        metavar="NS",
+        help="namespace that the tasks go to; default: an export's own, else local",
+    )
+    taken.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="import nothing: tell what would get in, and print the guessed mapping",
+    )
+    taken.add_argument(
+        "--as-is",
+        action="store_true",
+        help="take rows that seem to be of another unit, sign or direction, too",
+    )
+    given = _add(subcommands, "export", "write the ended trials of jobs to a file")
+    given.add_argument("job", metavar="JOB", nargs="*", help="jobs to export; none exports all")
+    given.add_argument(
+        "--format",
+        choices=("csv", "parquet", "jsonl"),
+        help="format of the file; default: by the end of its name, else csv",
+    )
+    given.add_argument("--out", metavar="FILE", help="where to write; default: stdout")
+    given.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="write the rows that imports set aside, as they stood, each with its reason",
+    )
+    listed = _add(subcommands, "list", "list what was imported")
+    listed.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="list the rows that were set aside, with the reason",
+    )
+    for command in (taken, listed):
+        command.add_argument(
+            *("-o", "--output"),
+            choices=("table", "json"),
+            default="table",
+            help="form of the output; default: table",
+        )
+    for command in (taken, given, listed):
+        command.add_argument(
+            "--history",
+            metavar="FILE",
+            help="history database: a file or a URL; default: FORETUNE_DATABASE_URL, else the user's own",
+        )
+
+
+def _add_prior(commands: Any) -> None:
+    prior = _add(commands, "prior", "make and manage priors: what was learned from many jobs")
+    subcommands = prior.add_subparsers(
+        dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=_Parser
+    )
+    train = _add(subcommands, "train", "make a prior of past jobs, and judge it")
+    train.description = (
+        "Make a prior of the jobs of a history. Some of their data sets are held out and tuned again with "
+        "it, with the champion and without any; it becomes the champion when it is no worse."
+    )
+    train.add_argument(
+        "--namespace", metavar="NS", help="jobs of this namespace only; default: all"
+    )
+    train.add_argument(
+        "--from",
+        dest="source",
+        metavar="FOLDER",
+        help="recorded histories of public benchmarks instead of jobs, as the starter is made of: those "
+        "under FOLDER/history whose licence allows it",
+    )
+    train.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write the prior there, unjudged, and change nothing else; the same data gives the same bytes",
+    )
+    train.add_argument(
+        "--card", metavar="FILE", help="JSON that goes into the prior under --out: sources, limits"
+    )
+    listed = _add(subcommands, "list", "list all priors with their state")
+    show = _add(subcommands, "show", "show a prior: figures, sources, licences, tasks")
+    promote = _add(subcommands, "promote", "use a prior, whatever its figures say")
+    given = _add(subcommands, "export", "copy a prior into a folder, to take elsewhere")
+    taken = _add(
+        subcommands, "import", "take in a prior from a folder; it is not used until promoted"
+    )
+    for command in (show, given):
+        command.add_argument(
+            "prior",
+            metavar="ID",
+            help="id, or its first digits; `champion`; `starter`, which ships",
+        )
+    promote.add_argument("prior", metavar="ID", help="id, or its first digits")
+    given.add_argument(
+        "folder", metavar="FOLDER", help="where to write; must be empty or not exist"
+    )
+    taken.add_argument("folder", metavar="FOLDER", help="folder with prior.json, prior.safetensors")
+    for command in (listed, show):
+        command.add_argument(
+            *("-o", "--output"),
+            choices=("table", "json"),
+            default="table",
+            help="form of the output; default: table",
+        )
+    for command in (train, listed, show, promote, given, taken):
+        command.add_argument(
+            "--history", metavar="FILE", help=HISTORY_HELP + "; priors lie beside it"
         )
 
 
