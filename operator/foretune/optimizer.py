@@ -37,6 +37,9 @@ FAILURES: Final[Mapping[str, tuple[TrialState, EndReason]]] = {
 }
 """Words for `failure`, and what they mean to a designer."""
 
+STARTER: Final = "starter"
+"""Word for the prior that ships, as `history`; a file of that name is `./starter`."""
+
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 """First bytes of a history database."""
 
@@ -191,13 +194,15 @@ class Optimizer:
     ) -> None:
         """Search `space`, the mapping of a manifest's `spec.space`.
 
-        `history` is the path of a history database or tasks to learn from; `context` says what the task
-        is about (model, dataset, ...). With `candidates` only these configurations are suggested.
+        `history` is the path of a history database, tasks to learn from, or `"starter"`: the prior that
+        ships, for a start where values have been good elsewhere. `context` says what the task is about
+        (model, dataset, ...). With `candidates` only these configurations are suggested.
         `budget_cost` is what all trials together may cost, in the unit of `Observation.cost`: cheap
         configurations come first then; without it only the number of trials counts. Raises
         `InvalidInputError` naming what is wrong.
         """
-        self._history_path, tasks = _history(history)
+        starter = isinstance(history, str) and history == STARTER
+        self._history_path, tasks = _history(None if starter else history)
         parsed = _space(space)
         self._problem: Final = Problem(
             space=parsed,
@@ -205,6 +210,7 @@ class Optimizer:
             seed=_whole("seed", seed),
             context=_context(context or {}),
             history=tasks,
+            starter=_starter() if starter else (),
             candidates=_candidates(parsed, candidates),
         )
         try:
@@ -226,7 +232,7 @@ class Optimizer:
 
     @property
     def history(self) -> Path | tuple[SourceTask, ...]:
-        """Where the history is, or the tasks that were given."""
+        """Where the history is, or the tasks that were given (the starter's are not among them)."""
         return self._history_path or self._problem.history
 
     @property
@@ -480,6 +486,12 @@ def _candidates(space: Space, candidates: Any) -> tuple[Params, ...]:
     for i, params in enumerate(found):
         _fits(space, params, f"candidates[{i}]")
     return tuple({name: params[name] for name in space.names} for params in found)
+
+
+def _starter() -> tuple[SourceTask, ...]:
+    from foretune.app.starter import starter_tasks  # noqa: PLC0415 - numpy, only when used
+
+    return starter_tasks()
 
 
 def _history(history: Any) -> tuple[Path | None, tuple[SourceTask, ...]]:

@@ -271,6 +271,20 @@ def test_a_history_of_tasks_is_kept():
     assert len(opt.suggest(n=2)) == 2
 
 
+def test_the_starter_is_taken_by_its_name_alone(tmp_path, monkeypatch):
+    """`history="starter"` starts by the prior that ships; without it nothing is known from elsewhere."""
+    space = {"lr": {"min": 1e-6, "max": 1.0, "scale": "log"}, "clip": {"min": 0.1, "max": 5.0}}
+    first = Optimizer(space, history="starter").suggest()[0]
+    assert first.proposer == "starter"
+    assert first.detail["known"] == ["lr"]
+    assert Optimizer(space).suggest()[0].proposer == "sobol"
+    assert Optimizer(space, history="starter", algorithm="gp").suggest()[0].proposer == "sobol"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter").write_bytes(b"SQLite format 3\x00 and no more")
+    with pytest.raises(InvalidInputError):
+        Optimizer(space, history="./starter")
+
+
 def test_a_history_of_a_file_is_kept(tmp_path):
     """The path of a history database is accepted as text and as a path."""
     path = tmp_path / "history.db"
