@@ -139,11 +139,13 @@ def test_what_can_not_be_right_is_set_aside(tmp_path: Path, row: str, reason: st
 
 def test_fractions_among_per_cent_are_set_aside(tmp_path: Path) -> None:
     """The few rows that are fractions where the others are per cent are no trials."""
-    rows = "".join(f"a,-2,{1 + i % 5},sgd,{70 + i},5\n" for i in range(20))
+    rows = [f"a,-{1 + i % 4},{1 + i % 5},sgd,{70 + i},5\n" for i in range(24)]
+    for i in (3, 9, 14, 20):
+        rows[i] = rows[i].replace(f",{70 + i},", f",{(70 + i) / 100},")
     path = tmp_path / "table.csv"
-    path.write_text(f"{HEAD}{rows}a,-2,2,adam,0.8,1\n")
+    path.write_text(HEAD + "".join(rows))
     summary = brought(path, tmp_path / "h.db", mapping=MAPPING)
-    assert dict(summary.reasons) == {"acc: fraction, unlike the others": 1}
+    assert dict(summary.reasons) == {"acc: fraction, unlike the others": 4}
 
 
 def test_a_bad_loss_is_no_per_cent(tmp_path: Path) -> None:

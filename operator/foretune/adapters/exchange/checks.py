@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from foretune.domain.job import Goal
 from foretune.search.registry import dimension
-from foretune.search.suspects import MAJORITY, NEARLY, suspects
+from foretune.search.suspects import suspects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from foretune.domain.space import Params, Value
+
+MAJORITY: Final = 0.6
+"""Share of a parameter's values that must lie where its name says before the others are set aside."""
+
+NEARLY: Final = 0.9
+"""Share of a parameter's values that must be numbers before the others are set aside."""
 
 LOSSES: Final = frozenset(
     {"loss", "losses", "error", "err", "rmse", "mse", "mae", "mape", "crps", "perplexity", "ppl"}
