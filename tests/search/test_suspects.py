@@ -38,6 +38,25 @@ def test_rows_of_another_unit_or_sign_are_found(spoil: object, reason: str, maxi
 
 
 @pytest.mark.parametrize("maximize", [True, False])
+def test_two_units_in_equal_shares_are_told_apart(maximize: bool) -> None:
+    """The smaller half is set aside, and what an outlier does to a range hides nothing."""
+    rows = points(101)
+    values = [accuracy(p) * (100 if i % 2 else 1) for i, p in enumerate(rows)]
+    values[0] = 1e6 if maximize else -1e6
+    found = suspects(values, rows.__getitem__, maximize=maximize)
+    assert found == {0: "absurdly good"} | dict.fromkeys(range(1, 101, 2), "per cent")
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_fractions_among_per_cent_are_found(maximize: bool) -> None:
+    """An error of 0.07 among errors of 7 is no miracle."""
+    rows = points(100)
+    values = [accuracy(p) * (1 if i % 9 == 3 else 100) for i, p in enumerate(rows)]
+    found = suspects(values, rows.__getitem__, maximize=maximize)
+    assert found == dict.fromkeys(range(3, 100, 9), "fraction")
+
+
+@pytest.mark.parametrize("maximize", [True, False])
 def test_an_absurdly_good_row_is_found(maximize: bool) -> None:
     """A best value a thousand ranges away from the rest is no result; a worst one may be what it likes."""
     rows = points(60)
@@ -56,6 +75,9 @@ def test_an_absurdly_good_row_is_found(maximize: bool) -> None:
         pytest.param(lambda p: math.sin(7 * p["x"]) + p["y"] - 0.5, id="crosses zero"),
         pytest.param(lambda p: 0.8 + 0.3 * p["x"], id="a loss around 1"),
         pytest.param(lambda p: round(3 * p["x"]), id="few levels"),
+        pytest.param(lambda p: 2.303 if p["x"] > 0.8 else 0.05 + 0.8 * p["y"], id="chance level"),
+        pytest.param(lambda p: 0.3 if p["x"] < 0.2 else 2.5 + 80 * p["y"], id="a gap"),
+        pytest.param(lambda p: 0.3 if abs(p["x"] - 0.5) < 0.1 else 2.5 + 80 * p["y"], id="middle"),
     ],
 )
 @pytest.mark.parametrize("maximize", [True, False])
@@ -63,3 +85,12 @@ def test_odd_objectives_lose_no_row(reward: object, maximize: bool) -> None:
     """A reward of both signs, a rare success and a steep loss are results like others."""
     rows = points(150, seed=3)
     assert suspects([reward(p) for p in rows], rows.__getitem__, maximize=maximize) == {}
+
+
+def test_a_rate_has_one_unit_everywhere() -> None:
+    """Accuracies in per cent are found even where they are those of a region, as of a later import."""
+    rows = points(100)
+    values = [accuracy(p) * (100 if p["x"] > 0.8 else 1) for p in rows]
+    odd = {i: "per cent" for i, p in enumerate(rows) if p["x"] > 0.8}
+    assert suspects(values, rows.__getitem__, maximize=True, metric="val_acc") == odd
+    assert suspects(values, rows.__getitem__, maximize=True, metric="reward") == {}

@@ -114,8 +114,12 @@ class _Reading:
         trials = self._trials
         if not trials:
             return self._made((), reason="no trials")
-        maximize = self._sign > 0
-        odd = suspects(self._values, lambda i: trials[self._places[i]].params, maximize=maximize)
+        odd = suspects(
+            self._values,
+            lambda i: trials[self._places[i]].params,
+            maximize=self._sign > 0,
+            metric=self._source.objective.metric,
+        )
         self._aside.update(odd.values())
         good = [i for i in range(len(self._values)) if i not in odd]
         values, first, counts = self._merged(good)

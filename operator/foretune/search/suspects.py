@@ -7,7 +7,8 @@ beyond any doubt apart from them. A steep loss, a rare success and a reward of b
 from __future__ import annotations
 
 import math
-from statistics import median
+import re
+from statistics import fmean, median, pvariance
 from typing import TYPE_CHECKING, Final
 
 from foretune.domain.space import canonical
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from foretune.domain.space import Value
-
-MAJORITY: Final = 0.6
-"""Share of a task's rows that must agree on a unit before the others are set aside."""
 
 FLIPPED: Final = 0.2
 """Largest share of a task's rows that may have the wrong sign."""
@@ -44,31 +42,43 @@ BULK: Final = 0.1
 LOOKED_AT: Final = 400
 """Rows of each kind that are compared when it matters where odd rows lie."""
 
-TOGETHER: Final = 0.5
-"""Share of odd rows with an odd neighbour, beyond what chance explains, from which they are a region."""
+SURE: Final = 3.5
+"""Standard deviations beyond chance from which odd rows are those of a region."""
+
+FEW: Final = 3
+"""Odd rows below which nothing can be said of where they lie."""
+
+
+RATES: Final = re.compile(
+    r"acc|error|err(?![a-z])|auc|auroc|(?<![a-z])f1|precision|recall|dice|iou(?![a-z])",
+    re.IGNORECASE,
+)
+"""Metrics that are fractions or per cent, and nothing else."""
 
 
 def suspects(
-    values: Sequence[float], configuration: Callable[[int], Mapping[str, Value]], *, maximize: bool
+    values: Sequence[float],
+    configuration: Callable[[int], Mapping[str, Value]],
+    *,
+    maximize: bool,
+    metric: str = "",
 ) -> dict[int, str]:
     """Return the places of rows to set aside, each with the reason.
 
-    `configuration` gives the parameters at a place; it is only asked where they decide.
+    `configuration` gives the parameters at a place; it is only asked where they decide. Of a `metric` that
+    is a rate by its name no region of the space is of another unit or sign.
     """
+    rate = RATES.search(metric) is not None
     if not values:
         return {}
     found = _absurd(values, maximize=maximize)
-    flipped = _flipped([v for i, v in enumerate(values) if i not in found])
-    if flipped:
+    for rule in (_flipped, _per_cent, _fractions):
         places = [i for i in range(len(values)) if i not in found]
-        odd = {places[i] for i in flipped}
-        if not _a_region(odd, [i for i in places if i not in odd], configuration):
-            found |= dict.fromkeys(odd, "wrong sign")
-    fractions = sum(0 <= value <= 1 for value in values)
-    if MAJORITY * len(values) <= fractions < len(values):
-        found |= _misfits(values, lambda v: 1 < v <= 100, lambda v: v / 100, "per cent")  # noqa: PLR2004
-    elif 0 < fractions <= (1 - MAJORITY) * len(values) and max(values) <= 100:  # noqa: PLR2004
-        found |= _misfits(values, lambda v: 0 <= v <= 1, lambda v: v * 100, "fraction")
+        odd, reason = rule([values[i] for i in places])
+        marked = {places[i] for i in odd}
+        others = [i for i in places if i not in marked]
+        if marked and (rate or not _a_region(marked, others, configuration)):
+            found |= dict.fromkeys(marked, reason)
     return found
 
 
@@ -91,28 +101,40 @@ def _absurd(values: Sequence[float], *, maximize: bool) -> dict[int, str]:
     return {}
 
 
-def _misfits(
-    values: Sequence[float],
-    odd: Callable[[float], bool],
-    repair: Callable[[float], float],
-    reason: str,
-) -> dict[int, str]:
-    """Return the odd values when, repaired, nearly all of them fall among the others."""
-    others = sorted(value for value in values if not odd(value))
-    found = {i: value for i, value in enumerate(values) if odd(value)}
-    if not found or not others:
-        return {}
-    low, high = others[0], others[-1]
-    slack = SLACK * (high - low)
-    among = sum(low - slack <= repair(v) <= high + slack for v in found.values())
+def _per_cent(values: Sequence[float]) -> tuple[list[int], str]:
+    """Return rows in per cent where most are fractions."""
+    odd = [i for i, value in enumerate(values) if 1 < value <= 100]  # noqa: PLR2004
+    fractions = sum(0 <= value <= 1 for value in values)
+    likely = 2 * fractions >= len(values)
+    return (odd if likely and _misfit(values, odd, 0.01) else []), "per cent"
+
+
+def _fractions(values: Sequence[float]) -> tuple[list[int], str]:
+    """Return fractions where most rows are in per cent: a few small losses are no mistake."""
+    odd = [i for i, value in enumerate(values) if 0 <= value <= 1]
+    likely = FEW <= len(odd) < len(values) / 2 and max(values) <= 100  # noqa: PLR2004
+    return (odd if likely and _misfit(values, odd, 100.0) else []), "fraction"
+
+
+def _misfit(values: Sequence[float], odd: Sequence[int], repair: float) -> bool:
+    """Return whether the odd values, repaired, fall among the others, and only then."""
+    marked = set(odd)
+    others = sorted(value for i, value in enumerate(values) if i not in marked)
+    if not odd or not others:
+        return False
+    repaired = [values[i] * repair for i in odd]
+    slack = SLACK * (others[-1] - others[0])
+    among = sum(others[0] - slack <= value <= others[-1] + slack for value in repaired)
+    low, high = others[len(others) // 10], others[(9 * len(others)) // 10]
     # A loss a little above 1 is no per cent: there is a gap between the two kinds of row.
-    sizes = [abs(value) for value in found.values()]
-    largest, least = max(abs(low), abs(high)), min(abs(low), abs(high))
+    sizes = [abs(values[i]) for i in odd]
+    largest, least = max(map(abs, others)), min(map(abs, others))
     apart = min(sizes) > GAP * largest or GAP * max(sizes) < least
-    return dict.fromkeys(found, reason) if apart and among >= NEARLY * len(sizes) else {}
+    alike = len(odd) < FEW or low <= median(repaired) <= high
+    return apart and alike and among >= NEARLY * len(odd)
 
 
-def _flipped(values: Sequence[float]) -> list[int]:
+def _flipped(values: Sequence[float]) -> tuple[list[int], str]:
     """Return the few rows of the other sign, when they look just as the others do but for it.
 
     An objective that crosses zero has many values near it, and few large ones beyond.
@@ -121,23 +143,29 @@ def _flipped(values: Sequence[float]) -> list[int]:
     sign = -1.0 if 2 * negative < len(values) else 1.0
     odd = [i for i, value in enumerate(values) if sign * value > 0]
     if not odd or len(odd) > FLIPPED * len(values):
-        return []
+        return [], ""
     sizes = sorted(-sign * value for value in values if sign * value <= 0)
     low, high = sizes[len(sizes) // 4], sizes[(3 * len(sizes)) // 4]
     alike = low <= median(sign * values[i] for i in odd) <= high
     small = sum(abs(value) < low / 2 for value in values)
-    return odd if alike and small <= (1 - NEARLY) * len(values) else []
+    return (odd if alike and small <= (1 - NEARLY) * len(values) else []), "wrong sign"
 
 
 def _a_region(
     odd: set[int], others: Sequence[int], configuration: Callable[[int], Mapping[str, Value]]
 ) -> bool:
-    """Return whether odd rows lie together, as the solved ones of a task do, and not by chance."""
+    """Return whether odd rows lie where others don't, as the solved ones of a task do, and not by chance."""
+    count = min(len(odd), LOOKED_AT)
+    if count < FEW or len(others) < FEW:
+        return False
     chosen = _even(sorted(odd), LOOKED_AT) + _even(others, LOOKED_AT)
     points = _places([configuration(i) for i in chosen])
-    count = min(len(odd), LOOKED_AT)
-    if count < 3:  # noqa: PLR2004 - too few to lie together
-        return False
+    for column in zip(*points, strict=True):
+        for place in (column, [abs(x - 0.5) for x in column]):  # at an end, or in the middle
+            spread = pvariance(place) * (1 / count + 1 / (len(place) - count))
+            apart = fmean(place[:count]) - fmean(place[count:])
+            if apart**2 > SURE**2 * spread:
+                return True
     near = 0
     for i in range(count):
         distances = (
@@ -147,7 +175,8 @@ def _a_region(
         )
         near += min(distances)[1] < count
     chance = (count - 1) / (len(points) - 1)
-    return near / count > chance + TOGETHER * (1 - chance)
+    # Neighbours are mutual, so that small numbers of them come by twos.
+    return near > count * chance + SURE * math.sqrt(count * chance * (1 - chance)) + 1.5
 
 
 def _even(rows: Sequence[int], limit: int) -> list[int]:
