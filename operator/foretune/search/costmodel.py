@@ -37,8 +37,11 @@ MOVES: Final = (0.03, 0.3, 3.0)
 NOISES: Final = (0.01, 0.03, 0.1, 0.3)
 """Variances of log cost around the model."""
 
-ENOUGH: Final = 10
+ENOUGH: Final = 15
 """Own trials from which they alone say whether the model is to be trusted."""
+
+DOUBT: Final = 3.0
+"""Log odds for the slopes of past tasks that are trusted, against the job's trials by themselves."""
 
 TRUSTED: Final = 0.3
 """Share of the variance of log cost that must be explained, of trials that were left out."""
@@ -129,7 +132,9 @@ class CostModel:
         shared = self._own @ F.transpose(0, 1)
         identity, ones = torch.eye(len(y), dtype=torch.float64), torch.ones_like(y)
         nothing = torch.zeros_like(self._weights)
-        starts = [nothing] if past is None else [past.weights, nothing]
+        starts = [(nothing, 0.0)]
+        if past is not None:
+            starts.append((past.weights, DOUBT if past.explained >= TRUSTED else 0.0))
         best = -math.inf
         for move, noise in itertools.product(MOVES, NOISES):
             L = torch.linalg.cholesky(move * shared + noise * identity)
@@ -139,10 +144,10 @@ class CostModel:
             # What the flat prior of the level leaves of the precision matrix.
             P = inverse - torch.outer(column, column) / precision
             size = float(L.diagonal().log().sum()) + 0.5 * math.log(precision)
-            for start in starts:
+            for start, odds in starts:
                 rest = y - F @ start
                 solved = P @ rest
-                evidence = -0.5 * float(rest @ solved) - size
+                evidence = odds - 0.5 * float(rest @ solved) - size
                 if evidence <= best:
                     continue
                 best = evidence
