@@ -55,6 +55,7 @@ CHANGES: Final[list[tuple[str, Any, dict[str, Any]]]] = [
     ("suggestion.image.tag", "v9", {}),
     ("suggestion.image.digest", DIGEST, {}),
     ("suggestion.image.pullPolicy", "Always", {}),
+    ("suggestion.prior", "none", {}),
     ("suggestion.threads", 4, {}),
     ("suggestion.extraEnv", [{"name": "A", "value": "b"}], {}),
     ("suggestion.resources", {"limits": {"memory": "4Gi"}}, {}),
