@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from foretune.domain.history import SourceTask
-from foretune.domain.space import Space, canonical
+from foretune.domain.space import Space
+from foretune.search.condense import key
 from foretune.search.costmodel import CostModel, Features, Slopes, slopes
 from foretune.search.designer import Completed
 from foretune.search.feasibility import Feasibility, SharedFeasibility
@@ -156,7 +157,7 @@ def _chosen(source: SourceTask) -> tuple[list[Trial], Tensor]:
     failed = completed.failures
     count = len(valued) + len(failed)
     share = min(1.0, ROWS / count) if count else 1.0
-    lost = _even(sorted(failed, key=_key), round(share * len(failed)))
+    lost = _even(sorted(failed, key=key), round(share * len(failed)))
     valued = _even(
         sorted(valued, key=lambda t: (t.value, t.cost or 0.0)), round(share * len(valued))
     )
@@ -168,10 +169,6 @@ def _chosen(source: SourceTask) -> tuple[list[Trial], Tensor]:
 def _even(items: Sequence[Trial], count: int) -> list[Trial]:
     """Return `count` of the items at even steps."""
     return [items[int((k + 0.5) * len(items) / count)] for k in range(count)]
-
-
-def _key(trial: Trial) -> str:
-    return "|".join(f"{name}={canonical(value)}" for name, value in sorted(trial.params.items()))
 
 
 def _thinned(tasks: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor, Tensor]:
