@@ -106,7 +106,7 @@ def test_without_failures_and_budget_nothing_is_weighed():
 @pytest.mark.parametrize("designer", [PlainGP(lessons=True), MetaGP()], ids=lambda d: d.name)
 def test_costs_without_a_budget_change_no_suggestion(designer):
     """The number of evaluations counts unless there is a budget of cost: the same choice, bit for bit."""
-    points = drawn(12, 4)
+    points = drawn(ENOUGH + 1, 4)
     past = a_task("past", lambda _: False, cost=seconds)
     free = a_task("past", lambda _: False)
     paid = Completed([a_trial(i, p, cost=seconds(p)) for i, p in enumerate(points)])
