@@ -285,11 +285,11 @@ def test_the_plain_expert_has_its_share_of_the_turns() -> None:
 def test_the_plain_expert_begins_away_from_past_bests() -> None:
     """Its first proposal is a start point for comparison, told with what past tasks expect there."""
     asked, trials = problem(PLANE, history=hills()), []
-    for index in range(4):
+    for index in range(GRACE + 2):
         suggestion = ask(designer_for("auto"), asked, trials)
         ended = completed(index, suggestion.params, hill(0.0)(suggestion.params))
         trials.append(replace(ended, proposer=suggestion.proposer))
-    assert [t.proposer for t in trials] == ["meta-gp"] * 3 + ["sobol"]
+    assert [t.proposer for t in trials] == ["meta-gp"] * (GRACE + 1) + ["sobol"]
     assert suggestion.detail["expert"] == "plain"
     assert suggestion.detail["sd"] > 0
     assert suggestion.detail["mean"] < max(t.value for t in trials)
