@@ -86,6 +86,8 @@ def test_methods_that_ran_at_fewer_places_do_not_shrink_the_comparison() -> None
             for t in "abc"
         ),
         a_run("quantile", [0.5], task="a", dataset="a"),
+        a_run("bounding-box", [0.5], task="a", dataset="a"),
+        a_run("optuna-gp", [0.5], task="c", dataset="c"),
         a_run("no-guard", [0.5], task="b", dataset="b"),
     ]
     found = comparison.groups(runs)
@@ -95,7 +97,11 @@ def test_methods_that_ran_at_fewer_places_do_not_shrink_the_comparison() -> None
     }
     assert told == {
         "": ({"plain", "ours", "zero-shot"}, {"a", "b", "c"}),
-        "at fewer places: quantile": ({"plain", "ours", "quantile"}, {"a"}),
+        "at fewer places: quantile, bounding-box": (
+            {"plain", "ours", "quantile", "bounding-box"},
+            {"a"},
+        ),
+        "at fewer places: optuna-gp": ({"plain", "ours", "optuna-gp"}, {"c"}),
         "ablations": ({"plain", "ours", "no-guard"}, {"b"}),
     }
 

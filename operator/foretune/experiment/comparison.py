@@ -82,17 +82,21 @@ def shortened(run: Run, key: Key) -> Run:
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs that are compared with each other, by heading: each of places that all of them have.
 
-    First the methods that ran wherever ours (else plain, else any) did; then those that ran at fewer places, and the
-    ablations, each beside plain and ours.
+    First the methods that ran wherever ours and plain did; then those that ran at fewer places, at the same ones together;
+    then the ablations; the latter beside plain and ours.
     """
     places = {name: {st.place(run) for run in of} for name, of in by_method(runs).items()}
     anchors = [name for name in (PLAIN, OURS) if name in places]
     wanted = set.intersection(*(places[name] for name in anchors or places))
     whole = [n for n in places if n not in OWN and places[n] >= wanted]
-    fewer = [n for n in places if n not in OWN and n not in whole]
-    ablations = [name for name in places if name in OWN]
+    fewer: dict[frozenset[Any], list[str]] = defaultdict(list)
+    for name in places:
+        if name not in OWN and name not in whole:
+            fewer[frozenset(places[name] & wanted)].append(name)
     named = {"": whole}
-    named |= {f"at fewer places: {name}": [*anchors, name] for name in fewer}
+    for names in fewer.values():
+        named[f"at fewer places: {', '.join(names)}"] = [*anchors, *names]
+    ablations = [name for name in places if name in OWN]
     if ablations:
         named["ablations"] = [*anchors, *ablations]
     found = {

@@ -23,6 +23,7 @@ from foretune.experiment.comparison import (
 )
 from foretune.experiment.histories import BATTERY, SPLIT
 from foretune.experiment.markdown import difference, head, number, row
+from foretune.experiment.tasks import REPORTING, half_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -170,7 +171,9 @@ def _spoilt(found: Mapping[Key, list[Run]]) -> Check:
     figure = f"not kept by {', '.join(broken)}" if broken else "kept by all that ran"
     if missing:
         figure += f"; not run: {', '.join(missing)}"
-    return judged(name, asked, figure, kept=not broken and not missing)
+    if missing and not broken:
+        return not_measured(name, asked, figure)
+    return judged(name, asked, figure, kept=not broken)
 
 
 ALL: Final = "all"
@@ -260,7 +263,7 @@ def _without_history(main: Mapping[str, list[Run]]) -> Check:
     same = sum(alone[p]["tried"] == plain[p]["tried"] for p in common)
     both = _pair([*(alone[p] for p in common), *(plain[p] for p in common)], "no-history", PLAIN)
     assert both is not None
-    found = {n: st.paired(both[0], both[1], n) for n in AT if n <= both[0].curves.shape[1]}
+    found = {n: st.paired(both[0], both[1], n) for n in _at(both[0])}
     kept = all(d.low <= 0 <= d.high for d in found.values())
     figure = f"the same trials as plain in {same} of {len(common)} runs"
     if same < len(common):
@@ -308,14 +311,19 @@ def _bars(main: Mapping[str, list[Run]]) -> Check:
     if found is None:
         return not_measured(name, asked, "")
     (ours,) = found
-    at = {
-        n: st.interval(ours.curves[:, n - 1], ours.datasets)
-        for n in AT
-        if n <= ours.curves.shape[1]
-    }
+    at = {n: st.interval(ours.curves[:, n - 1], ours.datasets) for n in _at(ours)}
     kept = len(at) == len(AT) and all(at[n].value <= bar for n, bar in POOLED_BARS.items())
     told = [f"{number(i.value)} [{number(i.low)}, {number(i.high)}] @{n}" for n, i in at.items()]
-    return judged(name, asked, f"{', '.join(told)}; {len(ours.tasks)} tasks", kept=kept)
+    figure = f"{', '.join(told)}; {len(ours.tasks)} tasks"
+    apart = [i for i, task in enumerate(ours.tasks) if half_of(*task) == REPORTING]
+    if apart:
+        means = ", ".join(f"{number(ours.curves[apart, n - 1].mean())} @{n}" for n in at)
+        figure += f"; the {len(apart)} for reporting alone {means}"
+    return judged(name, asked, figure, kept=kept)
+
+
+def _at(curves: Matrix) -> list[int]:
+    return [n for n in AT if n <= curves.curves.shape[1]]
 
 
 def _ahead(main: Mapping[str, list[Run]]) -> Check:
@@ -362,7 +370,7 @@ def _never_worse(main: Mapping[str, list[Run]]) -> Check:
         both = _pair([run for run in runs if run["family"] == family], OURS, PLAIN)
         if both is None:
             continue
-        for at in (n for n in AT if n <= both[0].curves.shape[1]):
+        for at in _at(both[0]):
             found = st.paired(both[0], both[1], at)
             told = f"{family} @{at} {difference(found)}"
             most = max(most, (found.value, told))
