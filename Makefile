@@ -132,6 +132,10 @@ peers: init ## Make the environments of the methods of other projects that a rep
 	@$(PYTEST) -q tests/experiment/check_peers.py
 
 ##@ Make
+starter-prior: init ## Make the prior that ships from the recorded histories in FORETUNE_DATA, bit for bit.
+	@$(BIN)/foretune prior train --from $(FORETUNE_DATA) --out operator/foretune/search/starter \
+		--card operator/foretune/search/starter/card.json
+
 fmt: init ## Format, and mend what ruff can mend.
 	@$(BIN)/ruff check -q --fix-only .
 	@$(BIN)/ruff format -q .
@@ -156,4 +160,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-cluster \
-	bench-search peers fmt crds controlplane packages changelog clean
+	bench-search peers starter-prior fmt crds controlplane packages changelog clean

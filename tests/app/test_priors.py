@@ -16,7 +16,7 @@ from tests.support.until import until
 
 from foretune.app import learn
 from foretune.app.artefact import HEADER, TENSORS, packed, read, unpacked
-from foretune.app.learn import BUDGET, data_set, trained, verdict
+from foretune.app.learn import BUDGET, data_set, due, trained, verdict
 from foretune.app.priors import KEPT, PriorStore
 from foretune.app.starter import ElsewherePrior, elsewhere, starter_tasks
 from foretune.domain.space import Float, Scale, Space
@@ -261,6 +261,19 @@ def test_the_verdict_allows_five_per_cent(told: dict[str, Any], promoted: bool, 
     decided, why = verdict(told)
     assert decided is promoted
     assert said in why
+
+
+def test_a_new_prior_is_due_after_new_tasks_or_a_day_with_changes() -> None:
+    """Three new tasks, or any change after a day; never without a change."""
+    prior = unpacked(packed(hills(4), version="1"), "x")
+    assert due(hills(1), None, 0.0)
+    assert not due(hills(4), prior, 1e9)
+    assert not due(hills(6), prior, 0.0)
+    assert due(hills(7), prior, 0.0)
+    assert due(hills(5), prior, 86_401.0)
+    grown = (*hills(3), replace(hills(4)[3], trials=hills(4)[3].trials[:20]))
+    assert not due(grown, prior, 0.0)
+    assert due(grown, prior, 86_401.0)
 
 
 def test_fewer_than_three_tasks_are_no_prior() -> None:

@@ -81,6 +81,20 @@ def test_a_history_is_trained_on_and_judged(
     assert entry["state"] == ("champion" if lines[-1].startswith("promoted") else "challenger")
 
 
+def test_a_timer_trains_only_when_something_is_new(
+    own: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--if-new` a second training on the same jobs does nothing, an imported prior notwithstanding."""
+    monkeypatch.setattr(learn, "ENOUGH", 1000)  # nothing is held out
+    arguments = ["prior", "train", "--if-new", "--history", own]
+    assert run(["prior", "export", "starter", f"{own}.out"]) == 0
+    assert run(["prior", "import", f"{own}.out", "--history", own]) == 0
+    assert run(arguments) == 0
+    assert "not promoted: no task could be held out" in capsys.readouterr().out
+    assert run(arguments) == 0
+    assert "nothing worth a new prior has happened since" in capsys.readouterr().out
+
+
 def test_priors_are_listed_shown_and_promoted(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     """States are told, a prior is shown by the start of its id, and promoted by hand."""
     found = made(own, promote=False)

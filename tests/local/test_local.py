@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,9 @@ from foretune.api.v1alpha1 import parse
 from foretune.app import local
 from foretune.app.local import LocalSuggestions, open_run
 from foretune.app.place import place
+from foretune.app.starter import ElsewherePrior
+from foretune.domain.job import PriorMode
+from foretune.domain.space import Float, Scale, Space
 from foretune.domain.trial import Trial, TrialState
 from foretune.errors import ConflictError, HistoryUnavailableError, InvalidInputError
 from foretune.ports import SuggestionRequest
@@ -66,6 +70,24 @@ def test_a_start_needs_no_torch_and_is_the_services_own() -> None:
     service = SuggestionService()
     wanted = [service.suggest(request("auto", count)).params["x"] for count in range(3)]
     assert [float(word) for word in done.stdout.split()] == wanted
+    service.close()
+
+
+def test_a_start_by_the_starter_needs_no_torch_and_is_the_services_own() -> None:
+    """Where a parameter is known from elsewhere the early answer is bent as the service would bend it."""
+    prior = ElsewherePrior()
+    service = SuggestionService(prior=prior)
+    asked = request("auto", 1)
+    space = Space((*asked.space.parameters, Float(name="lr", low=1e-7, high=1.0, scale=Scale.LOG)))
+    asked = replace(asked, space=space, trials=[])
+    early = LocalSuggestions(service, prior).suggest(asked)
+    late = service.suggest(asked)
+    assert (early.params, early.proposer) == (late.params, late.proposer)
+    assert early.proposer == "starter"
+    off = LocalSuggestions(service, prior).suggest(replace(asked, prior=PriorMode.OFF))
+    assert off.proposer == "sobol"
+    assert off.params["x"] == early.params["x"]
+    assert off.params["lr"] != early.params["lr"]
     service.close()
 
 

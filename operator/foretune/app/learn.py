@@ -17,7 +17,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune import __version__
-from foretune.app.artefact import MAX_FAVOUR, brief, packed
+from foretune.app.artefact import MAX_FAVOUR, brief, digest, packed
 from foretune.domain.job import Algorithm, Goal
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import InvalidInputError, SpaceExhaustedError
@@ -51,6 +51,13 @@ GRAIN: Final = 0.01
 
 WIDTH: Final = 1.645
 """Standard deviations on each side that hold 90 % of a normal distribution."""
+
+NEW_TASKS: Final = 3
+NEW_SHARE: Final = 0.05
+"""New tasks that are worth a new prior: at least, and as a share of those known."""
+
+DAY_S: Final = 86_400.0
+"""Age in seconds from which any change is worth a new prior."""
 
 Progress = Callable[[int, int, str], None]
 """Hears how many of how many steps are done, and what is done now."""
@@ -118,6 +125,22 @@ def trained(
     promoted, why = verdict(figures)
     files = packed(tasks, version=__version__, favour=favour, figures=figures)
     return Trained(files, figures, promoted, why)
+
+
+def due(tasks: Sequence[SourceTask], latest: Prior | None, age_s: float) -> bool:
+    """Return whether enough has happened since the latest prior was made, `age_s` seconds ago, to make another.
+
+    That is when `NEW_TASKS` tasks (or a twentieth of those known, if that is more) are new, or after a day
+    with any change.
+    """
+    if latest is None:
+        return True
+    before = {task.name for task in latest.tasks}
+    new = sum(task.name not in before for task in tasks if brief(task) is not None)
+    if new >= max(NEW_TASKS, NEW_SHARE * len(before)):
+        return True
+    changed = {digest(task) for task in tasks if brief(task) is not None} - set(latest.digests)
+    return bool(changed) and age_s >= DAY_S
 
 
 def data_set(task: SourceTask) -> str:

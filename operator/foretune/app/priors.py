@@ -53,6 +53,8 @@ class Entry:
     """Why it was promoted or not, or what is wrong with it."""
     prior: Prior | None
     """None where it is broken."""
+    foreign: bool = False
+    """Whether it was imported."""
 
 
 class PriorStore:
@@ -93,7 +95,9 @@ class PriorStore:
         """
         return self._checked(self._id(text))
 
-    def add(self, files: Mapping[str, bytes], *, note: str, promote: bool) -> Prior:
+    def add(
+        self, files: Mapping[str, bytes], *, note: str, promote: bool, foreign: bool = False
+    ) -> Prior:
         """Keep a prior, check it as it will be read, and use it if `promote`; the same bytes are one prior."""
         prior = unpacked(files, "the new prior")
         with self._locked():
@@ -104,7 +108,7 @@ class PriorStore:
                     new.mkdir()
                     for file, content in files.items():
                         _write(new / file, content)
-                    _write(new / NOTE, _note(note, was_champion=False))
+                    _write(new / NOTE, _note(note, was_champion=False, foreign=foreign))
                     new.rename(target)
             if promote:
                 self._promote(prior.id, note)
@@ -126,7 +130,9 @@ class PriorStore:
 
     def receive(self, folder: Path) -> Prior:
         """Take in the prior of a folder, from wherever it comes; it is not used until it is promoted."""
-        return self.add(read_files(folder), note=f"imported from {folder.name}", promote=False)
+        return self.add(
+            read_files(folder), note=f"imported from {folder.name}", promote=False, foreign=True
+        )
 
     # --------------------------------------------------------------------- inside
     def _folders(self) -> list[Path]:
@@ -165,12 +171,14 @@ class PriorStore:
         except InvalidInputError as error:
             return Entry(folder.name, "broken", made_at, str(error), None)
         state = "retired" if told.get("was_champion") else "challenger"
-        return Entry(
-            folder.name, CHAMPION if folder.name == champion else state, made_at, note, prior
-        )
+        if folder.name == champion:
+            state = CHAMPION
+        return Entry(folder.name, state, made_at, note, prior, bool(told.get("foreign")))
 
     def _promote(self, found: str, note: str) -> None:
-        _replace(self.folder / found / NOTE, _note(note, was_champion=True))
+        entry = self._entry(self.folder / found, None)
+        told = _note(note, was_champion=True, foreign=entry.foreign, made_at=entry.made_at)
+        _replace(self.folder / found / NOTE, told)
         _replace(self.folder / CHAMPION, f"{found}\n".encode())
 
     def _prune(self) -> None:
@@ -209,8 +217,13 @@ def exported(folder: Path, to: Path) -> Prior:
     return prior
 
 
-def _note(text: str, *, was_champion: bool) -> bytes:
-    told = {"note": text, "made_at": time.time(), "was_champion": was_champion}
+def _note(text: str, *, was_champion: bool, foreign: bool, made_at: float | None = None) -> bytes:
+    told = {
+        "note": text,
+        "made_at": time.time() if made_at is None else made_at,
+        "was_champion": was_champion,
+        "foreign": foreign,
+    }
     return json.dumps(told).encode()
 
 

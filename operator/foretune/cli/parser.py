@@ -244,6 +244,12 @@ def _add_prior(commands: Any) -> None:
         "--namespace", metavar="NS", help="jobs of this namespace only; default: all"
     )
     train.add_argument(
+        "--if-new",
+        action="store_true",
+        help="only when 3 jobs (or one in twenty of those known) are new since the last time, or after a day with any "
+        "change: for a timer",
+    )
+    train.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER",

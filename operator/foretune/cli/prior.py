@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretune import __version__
 from foretune.app.artefact import Prior, packed
-from foretune.app.learn import trained
+from foretune.app.learn import due, trained
 from foretune.app.priors import Entry, PriorStore, exported
 from foretune.app.starter import FOLDER, STARTER, starter
 from foretune.cli import words
@@ -48,6 +48,12 @@ def _train(arguments: argparse.Namespace) -> int:
         return _train_into(Path(arguments.out), arguments)
     store = _store(arguments)
     tasks = _tasks(arguments)
+    latest = next((e for e in store.entries() if e.prior is not None and not e.foreign), None)
+    if arguments.if_new and latest is not None:
+        age_s = time.time() - latest.made_at
+        if not due(tasks, latest.prior, age_s):
+            print(f"{latest.id}: nothing worth a new prior has happened since")
+            return COMPLETE
     champion = None
     try:
         champion = store.champion()
