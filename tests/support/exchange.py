@@ -48,10 +48,17 @@ def brought(
         namespace=namespace,
         as_is=as_is,
     )
-    if isinstance(history, Path) and not history.exists():
-        history.write_bytes(_empty())
+    if isinstance(history, Path):
+        empty_history(history)
     with open_archive(str(history)) as archive:
         return import_file(wanted, archive, SetClock())
+
+
+def empty_history(path: Path) -> Path:
+    """Make an empty history at a path where there is none, and return the path."""
+    if not path.exists():
+        path.write_bytes(_empty())
+    return path
 
 
 @functools.cache

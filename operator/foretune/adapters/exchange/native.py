@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from foretune.adapters.exchange import cells
 from foretune.adapters.exchange.columns import job_name, outside
 from foretune.adapters.exchange.staging import Row
+from foretune.adapters.exchange.tables import ParquetTable
 from foretune.api.space import parse_space
 from foretune.domain.exchange import PastTask
 from foretune.domain.job import Goal, Objective, Reduce
@@ -251,7 +252,7 @@ def write_aside(file: IO[str], rows: Iterable[tuple[str, SetAside]], *, form: st
         return count
     held = list(rows)
     names = dict.fromkeys(name for _, one in held for name in one.row)
-    columns = ["source", "line", "task", "reason", *names]
+    columns = ["aside.source", "aside.row", "aside.task", "aside.reason", *names]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([cells.bare(name) for name in columns])
     for source, one in held:
@@ -274,6 +275,7 @@ class NativeTable:
     def rows(self) -> Iterator[tuple[PastTask, Row]]:
         """Yield each trial with its task."""
         params = [name for name in self._table.columns if name.startswith(PARAM)]
+        typed = isinstance(self._table, ParquetTable)
         for row in self._table.rows():
             told: dict[str, Any] = {}
             problem = row.problem
@@ -282,6 +284,8 @@ class NativeTable:
                     cell = row.cells.get(name)
                     if name in _JSON and isinstance(cell, str) and cell:
                         told[name] = json.loads(cell)
+                    elif typed:  # a text is a text there, whatever it reads like
+                        told[name] = None if cells.empty(cell) else cell
                     else:
                         told[name] = cells.read(cell)
                 found = {
