@@ -75,7 +75,7 @@ def proposal_of(row: Row[Any]) -> Proposal:
     )
 
 
-def past_job_of(row: Row[Any]) -> PastJob:
+def past_job_of(row: Any) -> PastJob:
     """Return a past job of its row, with the space of its task."""
     return PastJob(
         uid=row.uid,
