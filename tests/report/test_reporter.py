@@ -211,7 +211,7 @@ report(epoch=2, accuracy=0.6)
 
 def test_the_documented_line_is_a_report() -> None:
     """The marked line that the guide shows is taken as a report when it is found in a log."""
-    guide = Path(__file__).parents[2] / "docs" / "guides" / "your-own-code.md"
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "own-script.md"
     (found,) = wire.recovered(parse_log(guide.read_text()))
     assert (found["epoch"], found["metrics"]) == (3, {"val_loss": 0.31})
 
