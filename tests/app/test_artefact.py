@@ -55,7 +55,10 @@ def files(*tasks: SourceTask, **more: Any) -> dict[str, bytes]:
 
 def rows(found: SourceTask) -> list[Any]:
     """What must survive of each trial, in an order of its own."""
-    told = [(sorted(t.params.items()), t.value, t.value_sd, t.cost, t.state, t.reason) for t in found.trials]
+    told = [
+        (sorted(t.params.items()), t.value, t.value_sd, t.cost, t.state, t.reason)
+        for t in found.trials
+    ]
     return sorted(told, key=repr)
 
 
@@ -164,6 +167,18 @@ TAMPERED = {
     "a number that is none": (
         lambda: files() | {HEADER: b'{"format": 1, "favour": NaN}'},
         "NaN is no number",
+    ),
+    "an infinite number": (
+        lambda: files() | {HEADER: b'{"format": 1, "favour": 1e999}'},
+        "not JSON",
+    ),
+    "deep figures": (
+        lambda: files() | {HEADER: b'{"format": 1, "figures": ' + b"[" * 900 + b"]" * 900 + b"}"},
+        "checksum|not JSON|figures",
+    ),
+    "a name that moves the cursor": (
+        lambda: rewritten(lambda h: h["tasks"][0].update(name="a\x1b[2Jb")),
+        "can't be shown",
     ),
     "an unknown field": (lambda: rewritten(lambda h: h.update(run="rm -rf")), "run: Extra"),
     "too large a favour": (lambda: rewritten(lambda h: h.update(favour=9.0)), "favour"),

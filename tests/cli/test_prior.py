@@ -142,6 +142,22 @@ def test_a_prior_is_taken_to_another_history(
     assert run(["prior", "promote", found, "--history", there]) == 0
 
 
+def test_what_a_stranger_wrote_moves_no_cursor(
+    own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A card's control characters are shown as question marks, its deep lists as text."""
+    from pathlib import Path
+
+    figures = {"card": {"a\x1b[2J": [["b\x07"]], "deep": {"x": {"y": {"z": {"w": {"v": 1}}}}}}}
+    files = packed(lessons_of_file(Path(own)), version="1", figures=figures)
+    found = PriorStore.beside(Path(own)).add(files, note="", promote=False).id
+    assert run(["prior", "show", found, "--history", own]) == 0
+    text = capsys.readouterr().out
+    assert "a?[2J" in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

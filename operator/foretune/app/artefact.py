@@ -17,10 +17,10 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -79,6 +79,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def _printable(text: str) -> str:
+    """Refuse control characters: names are shown in terminals."""
+    if not text.isprintable():
+        raise ValueError("has characters that can't be shown")
+    return text
+
+
+Shown = Annotated[str, AfterValidator(_printable)]
+"""A text that a terminal shows as it is."""
+
+
 class Column(_Strict):
     """One parameter of a task, and how its numbers are read."""
 
@@ -91,8 +102,8 @@ class Column(_Strict):
 class Task(_Strict):
     """What is said of one task; its numbers are in the tensors."""
 
-    name: str = Field(min_length=1, max_length=512)
-    metric: str = Field(min_length=1, max_length=256)
+    name: Shown = Field(min_length=1, max_length=512)
+    metric: Shown = Field(min_length=1, max_length=256)
     goal: Literal["minimize", "maximize"]
     context: dict[str, str] = Field(default={}, max_length=64)
     space: dict[str, Any] | None = None
@@ -103,14 +114,14 @@ class Task(_Strict):
     """How many ended trials the task had, of which the rows are a choice."""
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     """SHA-256 of all its ended trials, whatever their order."""
-    licence: str = Field(default="", max_length=256)
+    licence: Shown = Field(default="", max_length=256)
 
 
 class Header(_Strict):
     """All of `prior.json` but its own checksum."""
 
     format: int
-    version: str = Field(max_length=64)
+    version: Shown = Field(max_length=64)
     """Version of Foretune that made it."""
     favour: float | None = Field(default=None, ge=0.0, le=MAX_FAVOUR)
     figures: dict[str, Any] = Field(default={}, max_length=64)
@@ -390,18 +401,19 @@ def _refuse_constant(text: str) -> Any:
 def _header(text: bytes, where: str) -> tuple[Header, str]:
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
+        told = content.pop("sha256", None) if isinstance(content, dict) else None
+        checksum = _checksum(content)  # raises for an infinite number, as 1e999
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"prior: {where}: {HEADER} is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise InvalidInputError(
-            f"prior: {where}: is of format {found!r}; this version reads {FORMAT}"
+            f"prior: {where}: is of format {found!r:.20}; this version reads {FORMAT}"
         )
-    checksum = content.pop("sha256", None)
-    if checksum != _checksum(content):
+    if told != checksum:
         raise InvalidInputError(f"prior: {where}: {HEADER} was changed: its checksum is wrong")
     try:
-        return Header.model_validate(content), str(checksum)
+        return Header.model_validate(content), checksum
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

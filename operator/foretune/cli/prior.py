@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from foretune import __version__
 from foretune.app.artefact import Prior, packed
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from foretune.app.learn import Progress
     from foretune.domain.history import SourceTask
+
+DEPTH: Final = 3
+"""How far the lists of a card are unfolded."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -285,29 +288,33 @@ def _favour(prior: Prior) -> str:
 
 def _figures(prior: Prior) -> Iterator[str]:
     held = prior.figures.get("held_out")
-    if held:
+    if held and isinstance(held, list):
         yield f"{words.plural(len(held), 'task')} held out"
     for name, value in prior.figures.items():
         if isinstance(value, dict) and name != "card":
-            parts = ", ".join(f"{key} {number:.3f}" for key, number in value.items())
-            yield f"{name.replace('_', ' ')}: {parts}"
+            parts = ", ".join(f"{_shown(key)} {_shown(number)}" for key, number in value.items())
+            yield f"{_shown(name.replace('_', ' '))}: {parts}"
         elif isinstance(value, int | float):
-            yield f"{name.replace('_', ' ')}: {value:g}"
+            yield f"{_shown(name.replace('_', ' '))}: {value:g}"
 
 
 def _told(value: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of a card."""
+    """Yield the lines of a card, which may be a stranger's: what a terminal would obey is left out."""
     pad = "  " * depth
     if isinstance(value, dict):
         for key, item in value.items():
-            if isinstance(item, dict | list):
-                yield f"{pad}{key}"
+            if isinstance(item, dict | list) and depth < DEPTH:
+                yield f"{pad}{_shown(key)}"
                 yield from _told(item, depth + 1)
             else:
-                yield f"{pad}{key}: {item}"
+                yield f"{pad}{_shown(key)}: {_shown(item)}"
     elif isinstance(value, list):
         for item in value:
-            yield f"{pad}- {item}"
+            yield f"{pad}- {_shown(item)}"
+
+
+def _shown(value: Any) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _when(seconds: float) -> str:
