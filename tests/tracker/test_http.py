@@ -88,7 +88,9 @@ def reports(*values: float, **changes: Any) -> list[dict[str, Any]]:
 def test_a_trial_from_proposal_to_value(served: Served) -> None:
     """The whole life of a trial over HTTP: proposal, attempt, reports, stop, outcome, close."""
     operator = served.operator
-    assert operator.propose("job-1", 0) == operator.propose("job-1", 0)
+    made = operator.propose("job-1", 0)
+    assert operator.propose("job-1", 0) == made
+    assert operator.proposals("job-1") == [made]
     operator.record_attempt("job-1", 0, an_attempt())
     assert served.post(reports(0.1, 0.5)).json() == {
         "ack": 1,
@@ -276,7 +278,8 @@ def test_an_unknown_trial(served: Served) -> None:
 
 def test_who_may_act_and_read(served: Served) -> None:
     """A trial's token can do nothing but report; a reader reads, and can't act."""
-    for path in ("/v1/jobs/job-1", "/v1/jobs/job-1/trials", "/v1/jobs/job-1/trials/0/curve"):
+    for part in ("", "/trials", "/proposals", "/trials/0/curve"):
+        path = f"/v1/jobs/job-1{part}"
         assert served.get(path, served.token).status_code == 403
         assert served.get(path, served.reader(reads_all=True)).status_code == 200
     assert served.get("/v1/jobs", served.token).json() == []
