@@ -118,10 +118,11 @@ def test_a_job_whose_template_was_refused_is_tried_again():
 
 def test_the_status_says_what_past_jobs_were_good_for():
     """Decision, reason and sources are the newest audit's, the largest share first; a restart keeps them."""
-    audit = {"prior": "used", "expert": "meta", "sources": {"team-a/one": 0.2, "team-a/two": 0.7}}
+    sources = {"team-a/one": 0.2, "team-a/two": -0.7}
+    audit = {"prior": "used", "expert": "meta", "sources": sources}
     job = make_job()
     page = status.build(Snapshot(job=job, trials=[], attempts=[], audit=audit), 9.0)
-    two, one = {"ref": "team-a/two", "weight": 0.7}, {"ref": "team-a/one", "weight": 0.2}
+    two, one = {"ref": "team-a/two", "weight": -0.7}, {"ref": "team-a/one", "weight": 0.2}
     assert page["prior"] == {"decision": "used", "reason": "", "tasks": [two, one]}
     later = Snapshot(job=replace(job, status=page), trials=[], attempts=[])
     assert status.build(later, 9.0)["prior"] == page["prior"]

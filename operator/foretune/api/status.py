@@ -119,7 +119,7 @@ STATUS: Final = _object(
             _object(
                 "A past job.",
                 ref=_text("Its namespace and name.", 384),
-                weight=_number("Its share, from 0 to 1."),
+                weight=_number("Its share in them; below 0 where its opposite holds here."),
             ),
         ),
     ),

@@ -274,7 +274,7 @@ def _prior(snapshot: Snapshot) -> dict[str, Any] | None:
     audit = snapshot.audit
     if audit is None:
         return snapshot.job.status.get("prior")
-    shares = sorted(dict(audit.get("sources") or {}).items(), key=lambda share: -share[1])
+    shares = sorted(dict(audit.get("sources") or {}).items(), key=lambda share: -abs(share[1]))
     return {
         "decision": str(audit["prior"]),
         "reason": str(audit.get("reason") or "")[:REASON],
