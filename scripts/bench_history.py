@@ -51,6 +51,9 @@ SHAPES: Final = ("100x1000", "1000x1000", "1x1000000")
 OBSERVED: Final = 100
 """Trials of the job itself."""
 
+START: Final = 10
+"""Trials by the plain expert in any case: its start is over."""
+
 WARM_UP: Final = 4
 """Suggestions before those that count."""
 
@@ -113,7 +116,8 @@ def observed(space: Space, seed: int) -> list[Trial]:
             state=TrialState.COMPLETED,
             config_hash="",
             reason=EndReason.DONE,
-            proposer="gp" if seed % 2 else "meta-gp",
+            # With few proposals of its own it is the plain expert's turn.
+            proposer="gp" if seed % 2 or i < START else "meta-gp",
         )
         if i % 20 == 19:  # noqa: PLR2004 - one in twenty
             ended = {"state": TrialState.INFEASIBLE, "reason": EndReason.OUT_OF_MEMORY}
