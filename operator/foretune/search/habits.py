@@ -65,7 +65,7 @@ FEW: Final = 4
 """Own past tasks below which kin from elsewhere are added."""
 
 CACHED: Final = 4
-"""Histories kept joined."""
+"""Histories kept joined, and habits kept read."""
 
 
 class Habits:
@@ -260,17 +260,31 @@ class StartsWell:
         return self._then.suggest(replace(problem, starter=()), completed, pending, deadline)
 
 
+def _habits(problem: Problem) -> Habits:
+    """Return the habits of a problem's starter; the same objects are read once."""
+    for space, tasks, habits in _read:
+        if tasks is problem.starter and space == problem.space:
+            return habits
+    habits = Habits(problem.space, problem.starter)
+    _read.append((problem.space, problem.starter, habits))
+    del _read[:-CACHED]
+    return habits
+
+
+_read: list[tuple[Space, tuple[SourceTask, ...], Habits]] = []
+
+
 def _start(problem: Problem, used: set[str]) -> Suggestion | None:
     default = problem.space.default()
     if default is not None and problem.space.key(default) not in used:
         return None  # the designer begins with it, too
-    habits = Habits(problem.space, problem.starter)
+    habits = _habits(problem)
     if not habits.known:
         return None
     detail: dict[str, Any] = {
         "expert": "starter",
         "prior": "none",
-        "reason": "no past task fits",
+        "reason": "no past job fits: the start is where values have been good elsewhere",
         "known": list(habits.known),
         "tasks": 0,
     }
