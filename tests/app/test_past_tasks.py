@@ -247,3 +247,28 @@ def test_a_prior_adds_what_it_knows_where_it_may() -> None:
     assert names(rig.ask([], algorithm=Algorithm.GP)) == []
     prior.works = False
     assert names(rig.ask(own)) == ["own"]
+
+
+@pytest.mark.slow
+def test_the_way_changes_no_answer() -> None:
+    """With real designers a proposal over HTTP is the one that would be made in this process, audit included."""
+    service = SuggestionService()
+    face = TestClient(create_app(service))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        told = face.post(request.url.path, content=request.content)
+        return httpx.Response(told.status_code, content=told.content)
+
+    client = HttpSuggestions("http://test", transport=httpx.MockTransport(answer))
+    history = [a_task(f"t{i}", count=12, seed=i) for i in range(2)]
+    trials = [completed(i, t.params, valley(t.params)) for i, t in enumerate(history[0].trials[:3])]
+    request = a_request(history, trials=trials, index=3, timeout_s=300.0)
+    here, there = service.suggest(request), client.suggest(request)
+    assert (here.params, here.proposer) == (there.params, there.proposer)
+    timings = {name for name in here.detail if name.endswith("_s")}
+    assert {n: v for n, v in here.detail.items() if n not in timings} == {
+        n: v for n, v in there.detail.items() if n not in timings
+    }
+    assert here.detail["prior"] == "used"
+    client.close()
+    service.close()
