@@ -380,6 +380,75 @@ def test_the_documented_questions_are_answered(prometheus):
         assert found or not answered, query
 
 
+# --- one job learns from another ---------------------------------------------------------------
+
+FAMILY: Final = """
+import math, sys
+rate, width = map(float, sys.argv[1:])
+far = (math.log(rate / {rate}) / 3) ** 2 + (math.log(width / {width}) / 3) ** 2
+print(f"epoch=1 loss={{{floor} + far}}")
+"""
+"""A training whose best rate and width are somewhere in the middle of the space."""
+
+
+def family(name: str, *, rate: float, width: float, floor: float, **spec: Any) -> dict[str, Any]:
+    """Return a job of a family: the same space, the best configuration at nearly the same place."""
+    job = script_job(name, FAMILY.format(rate=rate, width=width, floor=floor), **spec)
+    job["spec"]["space"] = {
+        "rate": {"min": 0.0001, "max": 1.0, "scale": "log"},
+        "width": {"type": "float", "min": 16, "max": 512, "scale": "log"},
+    }
+    job["spec"]["trial"]["args"] = ["$(params.rate)", "$(params.width)"]
+    return job
+
+
+def test_the_second_job_of_a_family_uses_the_first(release):
+    """It is at the first one's best after a few evaluations; status, audit and metrics say how."""
+    before = family(
+        "family-1",
+        rate=0.01,
+        width=100,
+        floor=0.2,
+        search={"algorithm": "sobol", "seed": 1},
+        parallelism=8,
+        budget={"trials": 16},
+    )
+    after = family(
+        "family-2",
+        rate=0.011,
+        width=104,
+        floor=0.19,
+        search={"algorithm": "auto", "seed": 1, "timeoutSeconds": 120},
+        budget={"trials": 6},
+    )
+    found = []
+    for job in (before, after):
+        release.cluster.apply(job, namespace=TEAM)
+        found.append(release.wait_over(job["metadata"]["name"], limit_s=EXAMPLE_LIMIT_S))
+    first, second = ([t["value"] for t in release.trials(job["metadata"]["uid"])] for job in found)
+    level = min(first)
+    assert min(second[:5]) <= level < min(first[:5])
+
+    prior = found[1]["status"]["prior"]
+    assert prior["decision"] == "used"
+    assert f"{TEAM}/family-1" in {task["ref"] for task in prior["tasks"]}
+    shown = release.cluster.kubectl("get", "tuningjob", "family-2", "-n", TEAM)
+    assert shown.splitlines()[0].split()[5] == "PRIOR"
+    assert "used" in shown.splitlines()[1].split()
+    rows = told(release, "explain", "family-2")
+    assert {row["prior"] for row in rows} == {"used"}
+    assert rows[0]["proposer"] == "meta-gp"
+    assert f"{TEAM}/family-1" in {source["task"] for row in rows for source in row["sources"]}
+    code, out, err = foretune(release, "explain", "family-2", "0")
+    assert code == 0, err
+    assert "Past jobs were used" in out
+    counted = release.samples(
+        "tracker", "foretune_transfer_proposals_total", expert="meta", prior="used"
+    )
+    assert sum(value for _, value in counted) >= 1
+    assert "prior" not in found[0]["status"]  # Sobol learns nothing, and says nothing of it
+
+
 # --- the end of things -----------------------------------------------------------------------
 
 QUICK: Final = "import sys; print(f'epoch=1 loss={float(sys.argv[1]) ** 2}')"
