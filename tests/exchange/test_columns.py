@@ -55,6 +55,9 @@ def test_a_task_a_value_of_its_column(tmp_path: Path) -> None:
     history = opened(tmp_path / "h.db")
     (job,) = history.find_jobs(name="a")
     assert (job.namespace, job.phase, job.reason) == ("local", "Complete", "Imported")
+    assert (
+        job.closed_at is not None
+    )  # an operator closes what its cluster lacks, unless it is closed
     assert job.context == {"model": "cnn", "dataset": "a"}
     assert job.manifest["imported"]["sha256"] == summary.sha256
     first, second = history.trials(job.uid)
