@@ -114,6 +114,8 @@ class Reason(enum.StrEnum):
     """Complete: `budget.trials` trials have ended."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
     """Complete: the GPU hours of `budget.gpuHours` are spent."""
+    CONVERGED = "Converged"
+    """Complete: `budget.idleTrials` trials brought no improvement, or none is expected any more."""
     SPACE_EXHAUSTED = "SpaceExhausted"
     """Complete: every configuration of a finite space was tried."""
     STOPPING = "Stopping"

@@ -182,6 +182,9 @@ class History(Protocol):
     def curve(self, job_uid: str, index: int) -> Sequence[Point]:
         """Return the trial's points in order of epoch; the last report of an epoch counts."""
 
+    def curves(self, job_uid: str, indices: Collection[int]) -> Mapping[int, Sequence[Point]]:
+        """Return the points of several trials, each as `curve` does; those without reports are left out."""
+
     def put_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
         """Insert or update an attempt by number; moves the trial to Pending or Running with it."""
 

@@ -20,7 +20,7 @@ from tests.support.histories import (
 )
 
 from foretune.domain.job import Goal, Objective, Reduce
-from foretune.domain.trial import AttemptPhase, EndReason, TrialState
+from foretune.domain.trial import AttemptPhase, EndReason, Forecast, TrialState
 from foretune.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -357,6 +357,40 @@ def test_a_trial_stopped_early_has_the_value_it_would_have_had(history: History)
     assert history.trial(uid, 0) == trial
     assert history.trials(uid) == [trial]
     assert [point.metrics["accuracy"] for point in history.curve(uid, 0)] == [0.5, 0.6, 0.65]
+
+
+def test_a_truncated_value_is_no_value(history: History) -> None:
+    """Where nothing can be said of what a stopped trial would have had it has no value; the curve stays."""
+    uid = running_trial(history)
+    history.add_reports(a_batch(epochs(0.5, 0.6)))
+    stopped = an_outcome(state=TrialState.EARLY_STOPPED, reason=EndReason.STOPPED_BY_RULE)
+    trial = history.commit(uid, stopped, at=2000.0)
+    assert (trial.value, trial.value_sd, trial.epochs) == (None, 0.0, 2.0)
+    assert len(history.curve(uid, 0)) == 2
+
+
+def test_several_curves_are_read_at_once(history: History) -> None:
+    """Of the trials asked for those with reports come, each as by itself."""
+    uid = running_trial(history)
+    for index in (0, 1, 2):
+        running_trial(history, index)
+        if index:
+            history.add_reports(a_batch(epochs(0.1 * index, 0.2 * index), index=index))
+    found = history.curves(uid, [0, 1, 2, 9])
+    assert found == {index: history.curve(uid, index) for index in (1, 2)}
+    assert list(history.curves(uid, [2])) == [2]
+    assert history.curves(uid, []) == {}
+    assert history.curves("nobody", [0]) == {}
+
+
+def test_a_trial_knows_what_was_expected_of_it(history: History) -> None:
+    """The audit of a proposal gives the trial's forecast; without a model's numbers there is none."""
+    history.put_job(a_job())
+    numbers = {"mean": 0.8, "sd": 0.1, "incumbent": 0.7, "noise_sd": 0.01}
+    history.put_proposal(a_proposal(detail={**numbers, "expert": "plain"}))
+    history.put_proposal(a_proposal(index=1, detail={"mean": 0.8}))
+    assert history.trial("job-1", 0).forecast == Forecast(0.8, 0.1, 0.7, 0.01)
+    assert history.trial("job-1", 1).forecast is None
 
 
 def test_a_value_that_was_reported_is_certain(history: History) -> None:

@@ -42,6 +42,7 @@ class Counts:
     duplicates: list[str] = field(default_factory=list)
     proposals: list[tuple[str, str]] = field(default_factory=list)
     trips: int = 0
+    stops: list[tuple[str, float]] = field(default_factory=list)
 
     def written(self, result: str) -> None:
         """Count a write."""
@@ -58,6 +59,10 @@ class Counts:
     def guard_tripped(self) -> None:
         """Count a trip."""
         self.trips += 1
+
+    def stopped(self, rule: str, spared: float) -> None:
+        """Count a stopped trial."""
+        self.stops.append((rule, spared))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from foretune import constants, contract
 from foretune.api.problems import listed
 from foretune.api.rules import (
     IMAGE_ONLY,
+    MIN_BELOW_MAX,
     NAMED_ONLY,
     NEEDS_AUTO,
     NEEDS_NAMES,
@@ -170,6 +171,11 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             field=".prior.mode",
         ),
         *(_immutable(field) for field in ("objective", "space", "trial", "task")),
+    ),
+    "spec.earlyStopping": (
+        Rule(
+            "!has(self.min) || !has(self.max) || self.min < self.max", MIN_BELOW_MAX, field=".min"
+        ),
     ),
     "spec.prior": (
         # Its default is an empty object, which must pass before it is filled in.

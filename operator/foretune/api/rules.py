@@ -46,6 +46,8 @@ NAMED_ONLY: Final = "goes with mode named only"
 NEEDS_AUTO: Final = "named needs search.algorithm auto: the others learn from no other job"
 """Said of `prior.mode`."""
 
+MIN_BELOW_MAX: Final = "min must be less than max"
+
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\(params\.([^)]*)\)")
 
 
@@ -64,6 +66,9 @@ def broken_rules(spec: models.Spec, space: Space | None) -> list[Problem]:
 
 
 def _limits(spec: models.Spec) -> Iterator[Problem]:
+    stopping = spec.early_stopping
+    if stopping.min is not None and stopping.max is not None and stopping.min >= stopping.max:
+        yield Problem("spec.earlyStopping.min", MIN_BELOW_MAX)
     if spec.parallelism > spec.budget.trials:
         message = f"must be at most budget.trials ({spec.budget.trials}), not {spec.parallelism}"
         yield Problem("spec.parallelism", message)

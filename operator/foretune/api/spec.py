@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from foretune.api.problems import text_number
-from foretune.domain.job import Algorithm, Goal, PriorMode, Reduce, Scope
+from foretune.domain.job import Algorithm, Goal, PriorMode, Reduce, Scope, StopMethod
 from foretune.domain.space import Scale
 
 QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$"
@@ -111,6 +111,16 @@ class Search(Model):
     )
     timeout_seconds: Whole = Field(
         30, ge=1, le=600, description="After this a scrambled Sobol point stands in."
+    )
+    stop_when_converged: StrictBool = Field(
+        default=False,
+        description="The job is Complete once the models expect no improvement any more.",
+    )
+    tolerance: Number = Field(
+        0,
+        ge=0,
+        description="With stopWhenConverged: expected improvement, in the metric's unit, that is worth"
+        " no trial; a quarter of the noise at least.",
     )
 
 
@@ -206,6 +216,31 @@ class Budget(Model):
     gpu_hours: Number | None = Field(
         None, gt=0, description="Held GPU hours after which no further trial starts."
     )
+    idle_trials: Whole | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="The job is Complete once so many trials in a row brought no improvement.",
+    )
+
+
+class EarlyStopping(Model):
+    """When running trials are stopped because they will not become the best."""
+
+    method: StopMethod = Field(
+        StopMethod.AUTO,
+        description="auto is curve once past jobs have taught what curves do, else none.",
+    )
+    min: Number | None = Field(
+        None, gt=0, description="Epochs before which no trial is stopped; default a tenth of it."
+    )
+    max: Number | None = Field(
+        None, gt=0, description="Epochs of a whole trial; default: read from the parameter epochs."
+    )
+    eta: Whole = Field(3, ge=2, le=5, description="asha lets one trial of so many go on.")
+    grace_trials: Whole = Field(
+        4, ge=1, le=1000, description="Trials that run to their end before any is stopped."
+    )
 
 
 def _limit(value: object) -> object:
@@ -291,6 +326,9 @@ class Spec(Model):
     budget: Budget = Field(default_factory=Budget, description="Limits of the whole job.")
     failure_policy: FailurePolicy = Field(
         default_factory=FailurePolicy, description="When failed trials fail the job."
+    )
+    early_stopping: EarlyStopping = Field(
+        default_factory=EarlyStopping, description="When running trials are stopped."
     )
     suspend: StrictBool = Field(
         default=False, description="Start no further trial; running ones finish."

@@ -184,9 +184,13 @@ class Reconciler:
             memory.rejected = None
         if memory.quota is not None and now - memory.quota[1] >= QUOTA_RETRY_S:
             memory.quota = None
+        trials = self._tracker.trials(job.uid)
+        for trial in trials:  # the tracker asks trials to stop, too
+            if trial.stop_requested is not None and not trial.state.terminal:
+                memory.stops.setdefault(trial.index, now)
         return Snapshot(
             job=job,
-            trials=self._tracker.trials(job.uid),
+            trials=trials,
             attempts=self._runner.observe(job),
             recovered=memory.recovered,
             missing=frozenset(memory.missing),

@@ -58,6 +58,7 @@ class PastJob:
     created_at: float
     closed: bool = False
     """Whether it has ended: then it teaches nothing new."""
+    closed_at: float | None = None
 
 
 @dataclass(frozen=True)

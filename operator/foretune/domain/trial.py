@@ -165,8 +165,8 @@ class Outcome:
     source: str | None = None
     """Carrier of those records: `log_tail` or `termination_message`."""
     predicted: tuple[float, float] | None = None
-    """Final value that a trial stopped early would have had, and its standard deviation: what the
-    history keeps in place of the truncated value."""
+    """Final value that a trial stopped early would have had, and its standard deviation: what the history
+    keeps in place of the truncated value. Without it such a trial has no value."""
 
     @property
     def final(self) -> bool:
@@ -183,6 +183,18 @@ class Point:
     at: float
     """Unix seconds, the tracker's clock."""
     resources: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the model that proposed a trial expected of it, in the metric's unit."""
+
+    mean: float
+    sd: float
+    incumbent: float
+    """The best value by the model's own account, noise taken off."""
+    noise_sd: float = 0.0
+    """What two trainings of one configuration differ by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +222,8 @@ class Trial:
     metrics_seen: tuple[str, ...] = ()
     proposer: str = ""
     """Who proposed it: `default`, `sobol`, `gp`, ...; with `fallback` behind a slash when it stood in."""
+    forecast: Forecast | None = None
+    """None where no model proposed it."""
     source: str | None = None
     """Carrier of the objective: `push`, `log_tail`, `termination_message`."""
     created_at: float = 0.0

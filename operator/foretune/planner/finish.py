@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from foretune.constants import Condition, Reason
 from foretune.domain.job import Builtin
 from foretune.domain.trial import EndReason, Trial, TrialState
+from foretune.planner.converge import least_improvement
 from foretune.planner.outcomes import RETRIED_ERRORS, held_gpu_s
 
 if TYPE_CHECKING:
@@ -40,14 +41,19 @@ class Verdict:
 
 
 def best(objective: Objective, trials: Sequence[Trial]) -> Trial | None:
-    """Return the ended trial with the best value; the earliest of equals."""
+    """Return the ended trial with the best value that was observed; the earliest of equals."""
     found: Trial | None = None
     for trial in sorted(trials, key=lambda t: t.index):
-        if not trial.state.succeeded or trial.value is None:
+        if trial.value is None or not observed(trial):
             continue
         if found is None or objective.better(trial.value, found.value or 0.0):
             found = trial
     return found
+
+
+def observed(trial: Trial) -> bool:
+    """Whether the trial has ended with a value that was reported, not predicted."""
+    return trial.state.succeeded and trial.value is not None and not trial.value_sd
 
 
 def gpu_seconds(snapshot: Snapshot, now: float) -> float:
@@ -75,6 +81,8 @@ def verdict(snapshot: Snapshot, now: float) -> Verdict | None:
         _failed(spec, ended)
         or _reached(spec, trials)
         or _enough(spec, ended)
+        or _idle(spec, ended)
+        or _converged(spec, trials)
         or _spent(spec, gpu_seconds(snapshot, now))
         or _exhausted(snapshot)
     )
@@ -133,11 +141,7 @@ def _reached(spec: JobSpec, trials: Sequence[Trial]) -> Verdict | None:
     if spec.objective.target is None:
         return None
     for trial in trials:
-        if (
-            trial.state.succeeded
-            and trial.value is not None
-            and spec.objective.reached(trial.value)
-        ):
+        if observed(trial) and trial.value is not None and spec.objective.reached(trial.value):
             message = (
                 f"trial {trial.index} reached {trial.value:g} (target {spec.objective.target:g})"
             )
@@ -149,6 +153,35 @@ def _enough(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
     if len(ended) < spec.trials:
         return None
     return Verdict(Condition.COMPLETE, Reason.MAX_TRIALS, f"{len(ended)} trials have ended")
+
+
+def _idle(spec: JobSpec, ended: Sequence[Trial]) -> Verdict | None:
+    """Say that the latest trials to end brought no improvement."""
+    if spec.idle_trials is None:
+        return None
+    counted = [t for t in ended if t.state is not TrialState.CANCELLED]
+    in_order = sorted(counted, key=lambda t: (t.ended_at or 0.0, t.index))
+    top: float | None = None
+    idle = 0
+    for trial in in_order:
+        idle += 1
+        value = trial.value
+        if value is None or not observed(trial):
+            continue
+        if top is None or spec.objective.better(value, top):
+            top, idle = value, 0
+    if top is None or idle < spec.idle_trials:
+        return None
+    message = f"the last {idle} trials brought nothing better than {top:g}"
+    return Verdict(Condition.COMPLETE, Reason.CONVERGED, message)
+
+
+def _converged(spec: JobSpec, trials: Sequence[Trial]) -> Verdict | None:
+    promised = least_improvement(spec, trials)
+    if promised is None:
+        return None
+    message = f"the models expect an improvement of {promised:.2g} at most"
+    return Verdict(Condition.COMPLETE, Reason.CONVERGED, message)
 
 
 def _spent(spec: JobSpec, seconds: float) -> Verdict | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foretune.constants import STATUS_LIMIT, Condition, Phase, Reason
 from foretune.domain.trial import TrialState
-from foretune.planner.finish import HOUR, best, over, verdict
+from foretune.planner.finish import HOUR, best, observed, over, verdict
 from foretune.planner.prune import quota_of, refused, unpullable
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _size(status: Mapping[str, Any]) -> int:
 
 def _top(snapshot: Snapshot) -> list[Trial]:
     spec = snapshot.job.spec
-    valued = [t for t in snapshot.trials if t.state.succeeded and t.value is not None]
+    valued = [t for t in snapshot.trials if observed(t)]
     sign = -1.0 if spec.objective.better(1.0, 0.0) else 1.0
     return sorted(valued, key=lambda t: (sign * (t.value or 0.0), t.index))[:TOP]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -273,6 +274,19 @@ class SqlHistory:
             row = self._trial_row(connection, job_uid, index)
             return self._curve(connection, row.id).points()
 
+    def curves(self, job_uid: str, indices: Collection[int]) -> Mapping[int, Sequence[Point]]:
+        """Return the points of several trials; those without reports are left out."""
+        query = (
+            select(reports, trials.c.trial_index)
+            .join(trials, trials.c.id == reports.c.trial_id)
+            .where(trials.c.job_uid == job_uid, trials.c.trial_index.in_(indices))
+        )
+        rows: dict[int, list[Row[Any]]] = defaultdict(list)
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                rows[row.trial_index].append(row)
+        return {index: Curve(found).points() for index, found in sorted(rows.items())}
+
     def put_attempt(self, job_uid: str, index: int, attempt: AttemptRecord) -> None:
         """Insert or update an attempt; the newest one moves its open trial to Pending or Running."""
         with self._database.writing() as connection:
@@ -349,8 +363,9 @@ class SqlHistory:
             "counts_as_failure": outcome.counts_as_failure,
             "ended_at": at if outcome.final else None,
         }
-        if outcome.predicted is not None and outcome.final:
-            end["value"], end["value_sd"] = outcome.predicted
+        if outcome.state is TrialState.EARLY_STOPPED:
+            # A truncated value is none of this configuration: what it would have had, or nothing.
+            end["value"], end["value_sd"] = outcome.predicted or (None, 0.0)
         connection.execute(update(trials).where(trials.c.id == trial.id).values(**end))
 
     # --------------------------------------------------------------- reports

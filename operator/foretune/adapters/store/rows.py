@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from foretune.domain.trial import (
     AttemptPhase,
     AttemptRecord,
     EndReason,
+    Forecast,
     Trial,
     TrialState,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection, Row
 
@@ -86,6 +88,7 @@ def past_job_of(row: Any) -> PastJob:
         context=row.context,
         created_at=row.created_at,
         closed=row.closed_at is not None,
+        closed_at=row.closed_at,
     )
 
 
@@ -99,7 +102,13 @@ def load_trials(
     elif chosen is not None:
         wanted &= trials.c.trial_index.in_(chosen)
     query = (
-        select(trials, proposals.c.params, proposals.c.config_hash, proposals.c.proposer)
+        select(
+            trials,
+            proposals.c.params,
+            proposals.c.config_hash,
+            proposals.c.proposer,
+            proposals.c.detail,
+        )
         .join(
             proposals,
             (proposals.c.job_uid == trials.c.job_uid)
@@ -159,6 +168,7 @@ def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
         nonfinite=row.nonfinite,
         metrics_seen=tuple(row.metrics_seen),
         proposer=row.proposer,
+        forecast=_forecast(row.detail),
         source=row.source,
         created_at=row.created_at,
         ended_at=row.ended_at,
@@ -167,6 +177,15 @@ def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
         stop_requested=row.stop_requested,
     )
     return replace(trial, cost=_cost(trial))
+
+
+def _forecast(detail: Mapping[str, Any]) -> Forecast | None:
+    """Return what a proposal's audit says of the model's expectation."""
+    found = [detail.get(name) for name in ("mean", "sd", "incumbent", "noise_sd")]
+    numbers = [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
+    if len(numbers) == len(found):
+        return Forecast(*numbers)
+    return None
 
 
 def _cost(trial: Trial) -> float | None:

@@ -275,6 +275,18 @@ METRICS: Final = (
         "Times that the guard switched what was learned from past jobs off for a job.",
         Process.TRACKER,
     ),
+    _counter(
+        "foretune_trials_stopped_total",
+        ("rule",),
+        "Trials that were stopped before their time, by rule: curve, median, asha, other.",
+        Process.TRACKER,
+    ),
+    _counter(
+        "foretune_epochs_spared_total",
+        ("rule",),
+        "Epochs that such trials did not train, where the length of a whole training is known.",
+        Process.TRACKER,
+    ),
     # The suggestion service.
     _histogram(
         "foretune_suggestion_duration_seconds",

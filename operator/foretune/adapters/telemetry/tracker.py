@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from foretune.adapters.telemetry.catalogue import BY_NAME, Process
 from foretune.adapters.telemetry.instruments import Instruments, bounded
-from foretune.domain.job import Algorithm
+from foretune.domain.job import Algorithm, StopMethod
 from foretune.errors import ForetuneError
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ RESULTS: Final = ("ok", "error")
 
 EXPERTS: Final = ("meta", "plain", "starter", "none")
 """Who makes a proposal."""
+
+RULES: Final = (StopMethod.CURVE.value, StopMethod.MEDIAN.value, StopMethod.ASHA.value)
+"""Rules that stop a trial for its own curve; a job that has ended stops its trials, too: `other`."""
 
 DECISIONS: Final = ("used", "rejected", "none")
 """What past jobs are good for."""
@@ -57,6 +60,12 @@ class TrackerMetrics:
     def guard_tripped(self) -> None:
         """From now on a job does without past jobs."""
         self._instruments.count("foretune_transfer_guard_trips_total")
+
+    def stopped(self, rule: str, spared: float) -> None:
+        """A trial that `rule` stopped has ended, `spared` epochs before its time."""
+        name = bounded(rule, RULES)
+        self._instruments.count("foretune_trials_stopped_total", name)
+        self._instruments.count("foretune_epochs_spared_total", name, by=spared)
 
 
 class _HistorySize(Collector):

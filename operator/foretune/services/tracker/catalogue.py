@@ -43,6 +43,9 @@ CANDIDATES: Final = 400
 NAMESAKES: Final = 32
 """Jobs of the same name looked at, however old."""
 
+CURVE_JOBS: Final = 16
+"""Past jobs whose curves are read."""
+
 REFRESH_S: Final = 60.0
 """Seconds for which a job's history stays as it is: others end trials all the time."""
 
@@ -125,6 +128,23 @@ class Catalogue:
             while len(self._jobs) > KEPT_JOBS:
                 self._jobs.popitem(last=False)
         return past
+
+    def with_curves(self, job: JobRecord, prior: PriorSpec) -> list[str]:
+        """Return the uids of past jobs whose curves tell of this one's, the most relevant first.
+
+        They have its metric and goal and had ended before it began, so that the answer does not change.
+        """
+        if prior.mode is PriorMode.OFF:
+            return []
+        found = [
+            past.uid
+            for past in self._chosen(job, prior)
+            if past.closed_at is not None
+            and past.closed_at <= job.created_at
+            and past.objective.metric == job.objective.metric
+            and past.objective.goal == job.objective.goal
+        ]
+        return found[:CURVE_JOBS]
 
     def _why(self, prior: PriorSpec) -> str:
         if prior.mode is PriorMode.NAMED:

@@ -16,6 +16,7 @@ from foretune.contract import Action
 from foretune.domain.budget import share_left
 from foretune.domain.history import JobRecord, Proposal
 from foretune.domain.job import Algorithm, PriorMode
+from foretune.domain.trial import TrialState
 from foretune.errors import (
     ConflictError,
     ForbiddenError,
@@ -28,6 +29,7 @@ from foretune.planner.naming import config_hash
 from foretune.ports import ReportBatch, SuggestionAnswer, SuggestionRequest
 from foretune.search.fallback import sobol_proposal
 from foretune.services.tracker.catalogue import Catalogue, Past
+from foretune.services.tracker.early import EarlyStops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +69,9 @@ class Meter(Protocol):
     def guard_tripped(self) -> None:
         """From this proposal on a job does without past jobs, which have misled it."""
 
+    def stopped(self, rule: str, spared: float) -> None:
+        """A trial that `rule` stopped has ended, `spared` epochs before its time."""
+
 
 class NoMeter:
     """A meter that nobody reads."""
@@ -81,6 +86,9 @@ class NoMeter:
         """Do nothing."""
 
     def guard_tripped(self) -> None:
+        """Do nothing."""
+
+    def stopped(self, rule: str, spared: float) -> None:
         """Do nothing."""
 
 
@@ -118,6 +126,7 @@ class TrackerService:
     ) -> None:
         """Take the ports that the service acts through, and who may learn from whom."""
         self._catalogue = Catalogue(history, clock, sharing)
+        self._early = EarlyStops(history, self._catalogue)
         self._history = history
         self._suggestions = suggestions
         self._clock = clock
@@ -197,6 +206,14 @@ class TrackerService:
         now = self._clock.now()
         # What comes from a log is anybody's text: what is no report is left out.
         clean = replace(outcome, records=wire.recovered(outcome.records))
+        spared = 0.0
+        if outcome.state is TrialState.EARLY_STOPPED:
+            job = self._history.job(job_uid)
+            predicted, spared = self._early.final(job, clean)
+            clean = replace(clean, predicted=predicted)
+            before = self._history.trial(job_uid, outcome.index)
+            if not before.state.terminal:
+                self._meter.stopped(before.stop_requested or "", spared)
         return self._write(lambda: self._history.commit(job_uid, clean, at=now))
 
     def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
@@ -268,8 +285,14 @@ class TrackerService:
             return Reply(ack, Action.STOP, trial.stop_requested)
         if trial.state.terminal:
             return Reply(ack, Action.STOP, f"the trial is {trial.state}")
-        if self._history.job(job_uid).phase in ENDED:
+        job = self._history.job(job_uid)
+        if job.phase in ENDED:
             return Reply(ack, Action.STOP, "the job has ended")
+        decision = self._early.decide(job, trial)
+        if decision is not None:
+            log.info("job %s trial %d is stopped: %s", job_uid, index, decision.message)
+            self.request_stop(job_uid, index, rule=decision.rule)
+            return Reply(ack, Action.STOP, decision.rule)
         return Reply(ack)
 
     def _check_sender(self, job_uid: str, index: int, attempt: int, pod_uid: str) -> None:
