@@ -114,6 +114,9 @@ images: init packages ## Build and start all images, those with torch too (root,
 bench-suggest: init ## Latency of a suggestion at n = 10, 100, 300, and memory.
 	@$(RUN) scripts.bench_suggest
 
+bench-history: init ## Latency of a suggestion after 1e5 and 1e6 rows of past tasks, reading them, and memory.
+	@$(RUN) scripts.bench_history
+
 bench-cluster: init packages controlplane ## Figures of the whole path on a cluster, into build/bench-cluster.json (root).
 	@mkdir -p build
 	@FORETUNE_RECORD=$(CURDIR)/build/bench-cluster.json $(PYTEST) -q -p no:randomly tests/e2e/test_operator.py
@@ -159,5 +162,5 @@ changelog: init ## Show what the next release will say.
 clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
-.PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-cluster \
-	bench-search peers starter-prior fmt crds controlplane packages changelog clean
+.PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-history \
+	bench-cluster bench-search peers starter-prior fmt crds controlplane packages changelog clean
