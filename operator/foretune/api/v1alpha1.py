@@ -19,6 +19,7 @@ from foretune.api.rules import broken_rules
 from foretune.api.space import parse_space
 from foretune.domain.job import (
     Builtin,
+    EarlyStopping,
     FailurePolicy,
     Image,
     Job,
@@ -89,17 +90,26 @@ class TuningJob:
                 seed=seed,
                 initial=spec.search.initial,
                 timeout_s=float(spec.search.timeout_seconds),
+                stop_when_converged=spec.search.stop_when_converged,
+                tolerance=spec.search.tolerance,
             ),
             trial=_trial(spec.trial),
             parallelism=spec.parallelism,
             trials=spec.budget.trials,
             gpu_hours=spec.budget.gpu_hours,
+            idle_trials=spec.budget.idle_trials,
             failure=_failure(spec.failure_policy),
+            early_stopping=early_stopping_of(spec.early_stopping),
             suspend=spec.suspend,
             ttl_s=spec.ttl_seconds_after_finished,
             context=_context(spec),
             manifest=copy.deepcopy(dict(self.body["spec"])),
         )
+
+
+def early_stopping_of(model: models.EarlyStopping) -> EarlyStopping:
+    """Return what a manifest says of trials that are stopped."""
+    return EarlyStopping(**dict(model))
 
 
 def prior_of(prior: models.Prior) -> PriorSpec:

@@ -111,6 +111,34 @@ class Search:
     seed: int = 0
     initial: int | None = None
     timeout_s: float = 30.0
+    stop_when_converged: bool = False
+    tolerance: float = 0.0
+    """Expected improvement, in the metric's unit, below which no further trial is worth it."""
+
+
+class StopMethod(enum.StrEnum):
+    """Rules that stop running trials; `auto` is `curve` once past jobs have taught what curves do."""
+
+    AUTO = "auto"
+    NONE = "none"
+    MEDIAN = "median"
+    ASHA = "asha"
+    CURVE = "curve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """When running trials are stopped."""
+
+    method: StopMethod = StopMethod.AUTO
+    min: float | None = None
+    """Epochs before which none is stopped; None is a tenth of its training."""
+    max: float | None = None
+    """Epochs of a whole training; None reads them from the parameters or from trials that ended."""
+    eta: int = 3
+    """Of so many trials `asha` lets one go on."""
+    grace_trials: int = 4
+    """Trials that must have run to their end before any is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +239,10 @@ class JobSpec:
     trials: int = DEFAULT_TRIALS
     gpu_hours: float | None = None
     """Held GPU hours after which no further trial is started; None is without limit."""
+    idle_trials: int | None = None
+    """Trials without an improvement after which the job is over; None is without limit."""
     failure: FailurePolicy = FailurePolicy()
+    early_stopping: EarlyStopping = EarlyStopping()
     suspend: bool = False
     ttl_s: int | None = None
     context: Mapping[str, str] = field(default_factory=dict)
