@@ -242,6 +242,17 @@ def test_a_wrong_mapping_says_everything_at_its_place(tmp_path: Path) -> None:
     assert not (tmp_path / "h.db").exists() or not opened(tmp_path / "h.db").find_jobs()
 
 
+def test_texts_that_no_database_keeps(tmp_path: Path) -> None:
+    """A NUL in an option sets the row aside; in a name of a trial or the context it is replaced."""
+    path = tmp_path / "table.csv"
+    path.write_text("run,act,y,d\na,re\0lu,1,x\nb\0,tanh,2,x\0\n")
+    mapping = "id: run\nobjective: {column: y, goal: minimize}\nparams: {act: act}\n"
+    summary = brought(path, tmp_path / "h.db", mapping=mapping + "context: {d: {column: d}}\n")
+    assert (summary.total.added, summary.total.set_aside) == (1, 1)
+    assert list(summary.reasons) == ["act: 're\\x00lu' holds a character that can't be kept"]
+    assert brought(path, tmp_path / "h.db", mapping=mapping).total.known == 1
+
+
 def test_a_decimal_comma_is_refused(tmp_path: Path) -> None:
     """A number with a comma can't be told from two: the line is named and nothing is imported."""
     path = tmp_path / "table.csv"

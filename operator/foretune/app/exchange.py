@@ -45,6 +45,7 @@ from foretune.domain.exchange import (
     PastTask,
     PastTrial,
     SetAside,
+    storable,
 )
 from foretune.domain.history import JobRecord
 from foretune.errors import HistoryUnavailableError, InvalidInputError, NotFoundError
@@ -289,11 +290,12 @@ class _Task:
         place = -1
         for row in self._rows():
             place += not row.problem
-            reason = row.problem or self._against or self._misplaced.get(place, "")
+            reason = row.problem or self._against or self._misplaced.get(place) or _unkept(row)
             if reason:
                 yield SetAside(task=self.task.name, line=row.line, row=row.raw, reason=reason)
             else:
                 told = {name: getattr(row, name) for name in _SAME}
+                told |= {"key": storable(row.key), "message": storable(row.message)}
                 yield PastTrial(**told, curve=tuple(row.curve))
 
     def _rows(self) -> Iterator[Row]:
@@ -304,6 +306,14 @@ class _Task:
                 yield replace(row, value=self.task.objective.reduced(values), epochs=last)
             else:
                 yield row
+
+
+def _unkept(row: Row) -> str:
+    """Say which text no database can keep, or return an empty text."""
+    for name, value in row.params.items():
+        if isinstance(value, str) and storable(value) != value:
+            return f"{name}: {value!r} holds a character that can't be kept"
+    return ""
 
 
 _SAME: Final = (
@@ -390,7 +400,7 @@ def _job(one: _Task, uid: str, namespace: str, imported: Import) -> JobRecord:
         name=task.name,
         manifest=manifest,
         objective=task.objective,
-        context=task.context,
+        context=storable(dict(task.context)),
         created_at=imported.at if one.begun is None else one.begun,
         closed_at=imported.at,
         phase=Phase.COMPLETE.value,
@@ -468,7 +478,7 @@ def export_aside(archive: Archive, form: str, out: Path | None) -> int:
     if form == "parquet":
         raise InvalidInputError("--set-aside: goes with --format csv or jsonl")
     with _text(out) as file:
-        return write_aside(file, archive.set_aside(), form=form)
+        return write_aside(file, archive.set_aside, form=form)
 
 
 @contextlib.contextmanager

@@ -241,24 +241,29 @@ def kinds_of(found: dict[str, set[type]], params: Params) -> None:
         found.setdefault(name, set()).add(str if huge else kind)
 
 
-def write_aside(file: IO[str], rows: Iterable[tuple[str, SetAside]], *, form: str) -> int:
-    """Write rows that were set aside as CSV or JSON lines, each with its reason; return how many."""
+def write_aside(
+    file: IO[str], rows: Callable[[], Iterable[tuple[str, SetAside]]], *, form: str
+) -> int:
+    """Write rows that were set aside as CSV or JSON lines, each with its reason; return how many.
+
+    `rows` is called twice for CSV, whose head comes first.
+    """
     count = 0
     if form == "jsonl":
-        for source, one in rows:
+        for source, one in rows():
             told = {"source": source, "line": one.line, "task": one.task, "reason": one.reason}
             file.write(json.dumps({**told, "row": one.row}) + "\n")
             count += 1
         return count
-    held = list(rows)
-    names = dict.fromkeys(name for _, one in held for name in one.row)
+    names = dict.fromkeys(name for _, one in rows() for name in one.row)
     columns = ["aside.source", "aside.row", "aside.task", "aside.reason", *names]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([cells.bare(name) for name in columns])
-    for source, one in held:
+    for source, one in rows():
         head = (source, one.line, one.task, one.reason)
         writer.writerow([cells.bare(item) for item in (*head, *(one.row.get(n) for n in names))])
-    return len(held)
+        count += 1
+    return count
 
 
 # -------------------------------------------------------------------------- in
