@@ -52,8 +52,8 @@ FAVOUR: Final = 1.0
 
 TAILS: Final = {"meta": 1.5, "plain": 2.5}
 """Factor by which told deviations are wider than the model's, by expert: outcomes have heavier tails than
-a normal distribution, most of all away from what is known to be good. With these about 87 % of the outcomes from
-the fourth on lay within 90 % intervals (.80 and .53 without)."""
+a normal distribution, most of all away from what is known to be good. With these .90 of the outcomes from the
+fourth on lay within 90 % intervals; without, .82 and .53 (decision 0010)."""
 
 TRIP: Final = 3.0
 """Log odds of the plain process against the prior from which the prior is not used."""

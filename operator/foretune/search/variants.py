@@ -52,13 +52,17 @@ class KernelOnly:
     ) -> Suggestion:
         """Return the plain expert's suggestion under the shared kernel."""
         basis = basis_of(problem)
-        plain = PlainGP() if basis is None else PlainGP(fit=lambda X, z, _: _shared(basis, X, z))
+        plain = PlainGP()
+        if basis is not None:
+            plain = PlainGP(fit=lambda X, z, _, extra=None: _shared(basis, X, z, extra))
         return plain.suggest(replace(problem, history=()), completed, pending, deadline)
 
 
-def _shared(basis: Basis, X: torch.Tensor, z: torch.Tensor) -> Fit:
+def _shared(basis: Basis, X: torch.Tensor, z: torch.Tensor, extra: torch.Tensor | None) -> Fit:
     """Return the shared kernel as a fit, with the mean of greatest likelihood."""
     K = basis.kernel(X, X) + basis.noise * torch.eye(len(z), dtype=torch.float64)
+    if extra is not None:
+        K = K + extra.diag()
     weights = torch.linalg.solve(K, torch.ones_like(z))
     constant = float(weights @ z / weights.sum())
     return Fit(basis.kernel, constant, basis.noise, tuple(basis.lengthscales.tolist()))
