@@ -259,6 +259,8 @@ def test_labels_of_the_services_stay_bounded():
         suggestion.fell_back(word, word, word)
         tracker.written(word)
         tracker.duplicate(word)
+        tracker.proposed(word, word)
+        tracker.came_out(word, 0.0, 1.0, 0.5)
     for registry in (suggestion.registry, tracker.registry):
         values = {
             value
@@ -268,4 +270,23 @@ def test_labels_of_the_services_stay_bounded():
             for key, value in sample.labels.items()
             if key != "le"
         }
-        assert values <= {"other", "ok", "error"}
+        assert values <= {"other", "ok", "error", "0.9"}
+
+
+def test_the_latest_predictions_of_each_model_are_scored():
+    """The share inside the interval of 90 % is that of the last 200; before the first there is no series."""
+    tracker = TrackerMetrics(lambda: {"observations": 0})
+
+    def read(name: str, **labels: str) -> float | None:
+        return tracker.registry.get_sample_value(f"foretune_surrogate_{name}", labels)
+
+    assert read("scored_predictions", model="gp") is None
+    for value in (0.0, 1.6, -1.7, 3.0):
+        tracker.came_out("gp", 0.0, 1.0, value)
+    assert read("scored_predictions", model="gp") == 4
+    assert read("interval_coverage_ratio", model="gp", level="0.9") == 0.5
+    for _ in range(200):
+        tracker.came_out("gp", 0.0, 1.0, 0.1)
+    assert read("scored_predictions", model="gp") == 200
+    assert read("interval_coverage_ratio", model="gp", level="0.9") == 1.0
+    assert read("scored_predictions", model="meta-gp") is None

@@ -42,6 +42,7 @@ class Counts:
     duplicates: list[str] = field(default_factory=list)
     proposals: list[tuple[str, str]] = field(default_factory=list)
     trips: int = 0
+    outcomes: list[tuple[str, float, float, float]] = field(default_factory=list)
     stops: list[tuple[str, float]] = field(default_factory=list)
 
     def written(self, result: str) -> None:
@@ -55,6 +56,10 @@ class Counts:
     def proposed(self, expert: str, prior: str) -> None:
         """Count a proposal."""
         self.proposals.append((expert, prior))
+
+    def came_out(self, model: str, mean: float, sd: float, value: float) -> None:
+        """Keep what came of a prediction."""
+        self.outcomes.append((model, mean, sd, value))
 
     def guard_tripped(self) -> None:
         """Count a trip."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.histories import SPEC, a_job, an_outcome, tuned
+from tests.support.histories import SPEC, a_job, an_outcome, epochs, tuned
 from tests.support.suggesters import Scripted, SetClock
 
 from foretune.domain.job import Goal, Objective, PriorMode, PriorSpec, Scope
+from foretune.domain.trial import EndReason, TrialState
 from foretune.errors import HistoryUnavailableError, SuggestionUnavailableError
 from foretune.ports import SuggestionAnswer
 from foretune.search.fallback import sobol_proposal
@@ -332,3 +333,18 @@ def test_proposals_and_trips_are_counted_once(bench: Bench, make_job: MakeJob) -
     assert bench.meter.proposals == [*ends, ("none", "none"), ("meta", "used"), ends[1]]
     assert bench.meter.trips == 2
     assert len(bench.service().proposals("job-1")) == 6
+
+
+def test_a_prediction_is_scored_once_its_value_is_known(bench: Bench, make_job: MakeJob) -> None:
+    """Each completed trial counts once; one that failed, or of which nothing was expected, does not."""
+    expected = {"mean": 0.5, "sd": 0.3, "noise_sd": 0.4}
+    bench.suggestions = Audited([expected, expected, {"expert": "plain"}])
+    bench.service().register(make_job())
+    for index in range(3):
+        bench.service().propose("job-1", index)
+    for index in (0, 0, 2):
+        done = an_outcome(index, records=tuple(epochs(0.75)))
+        bench.service().commit("job-1", done)
+    failed = {"state": TrialState.INFEASIBLE, "reason": EndReason.OUT_OF_MEMORY}
+    bench.service().commit("job-1", an_outcome(1, **failed))
+    assert bench.meter.outcomes == [("meta-gp", 0.5, 0.5, 0.75)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune.cli import words
 from foretune.cli.exits import COMPLETE
 from foretune.cli.output import as_json, table
 from foretune.cli.sources import opened
+from foretune.domain.history import NINETY
 from foretune.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from foretune.domain.history import JobRecord, Proposal
     from foretune.domain.trial import Trial
-
-NINETY: Final = 1.6448536269514722
-"""Standard deviations on each side of the mean that hold 90 % of a normal distribution."""
 
 EXPERTS: Final = {
     "meta": "the model that knows past jobs",
@@ -34,6 +31,7 @@ METHODS: Final = {
     "sobol": "It is a point of the Sobol sequence, which fills the space evenly",
     "random": "It is a random draw",
     "grid": "It is the next point of the grid",
+    "import": "It was imported, not proposed here",
 }
 """Proposers without a model, in words."""
 
@@ -60,10 +58,9 @@ def explain(arguments: argparse.Namespace) -> int:
 def row_of(proposal: Proposal, trial: Trial | None) -> dict[str, Any]:
     """Return a proposal, its audit and its outcome as programs read them."""
     audit = proposal.detail
-    mean, sd = _number(audit.get("mean")), _number(audit.get("sd"))
-    low = high = inside = None
-    if mean is not None and sd is not None:
-        half = NINETY * math.hypot(sd, _number(audit.get("noise_sd")) or 0.0)
+    mean = low = high = inside = None
+    if (expected := proposal.expected) is not None:
+        mean, half = expected[0], NINETY * expected[1]
         low, high = mean - half, mean + half
     value = trial.value if trial is not None and trial.state.succeeded else None
     if low is not None and high is not None and value is not None:
@@ -111,11 +108,6 @@ def prior_line(prior: Mapping[str, Any]) -> str:
         f"{t['ref']} {_percent(t['weight'])}" for t in prior["tasks"]
     )
     return f"{prior['decision']}: {told}" if told else str(prior["decision"])
-
-
-def _number(value: object) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None  # type: ignore[arg-type]  # narrowed by `good`
 
 
 def _percent(share: float) -> str:
@@ -170,8 +162,8 @@ def _story(job: JobRecord, row: Mapping[str, Any]) -> Iterator[str]:
         expected = f"{metric} {words.number(row['mean'])} was expected"
         interval = f"{words.number(row['low'])} and {words.number(row['high'])}"
         yield f"{expected}, with 90 % between {interval}."
-        incumbent = _number(row["detail"].get("incumbent"))
-        if incumbent is not None:
+        incumbent = row["detail"].get("incumbent")
+        if isinstance(incumbent, int | float):
             yield f"Of the best trial so far {words.number(incumbent)} was expected."
     yield _outcome(row, metric)
 

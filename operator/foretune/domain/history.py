@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from foretune.domain.job import Objective
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import Trial
 from foretune.errors import InvalidInputError
+
+NINETY: Final = 1.6448536269514722
+"""Standard deviations on each side of the mean that hold 90 % of a normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,19 @@ class Proposal:
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Audit of the proposal: predicted mean and sd, level, latency."""
     created_at: float = 0.0
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the value that was expected, its noise included where it is told."""
+        mean, sd, noise = (self.detail.get(name) for name in ("mean", "sd", "noise_sd"))
+        if not (_finite(mean) and _finite(sd)):
+            return None
+        return float(mean), math.hypot(sd, noise if _finite(noise) else 0.0)
+
+
+def _finite(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -287,6 +287,21 @@ METRICS: Final = (
         "Epochs that such trials did not train, where the length of a whole training is known.",
         Process.TRACKER,
     ),
+    *(
+        Metric(name, Kind.GAUGE, labels, text, Process.TRACKER, collected=True)
+        for name, labels, text in (
+            (
+                "foretune_surrogate_scored_predictions",
+                ("model",),
+                "Completed trials since the start whose value was predicted when they were proposed, the last 200.",
+            ),
+            (
+                "foretune_surrogate_interval_coverage_ratio",
+                ("model", "level"),
+                "Share of these whose value lies in the predicted interval.",
+            ),
+        )
+    ),
     # The suggestion service.
     _histogram(
         "foretune_suggestion_duration_seconds",

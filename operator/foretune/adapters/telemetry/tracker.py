@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -10,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from foretune.adapters.telemetry.catalogue import BY_NAME, Process
 from foretune.adapters.telemetry.instruments import Instruments, bounded
+from foretune.domain.history import NINETY
 from foretune.domain.job import Algorithm, StopMethod
 from foretune.errors import ForetuneError
 
@@ -20,6 +23,12 @@ log = logging.getLogger(__name__)
 
 RESULTS: Final = ("ok", "error")
 """How a write to the history may end."""
+
+MODELS: Final = ("gp", "meta-gp")
+"""Proposers that predict."""
+
+SCORED: Final = 200
+"""Predictions of a model that its scores are of."""
 
 EXPERTS: Final = ("meta", "plain", "starter", "none")
 """Who makes a proposal."""
@@ -40,6 +49,8 @@ class TrackerMetrics:
         self.registry = self._instruments.registry
         """What a `MetricsServer` shows."""
         self.registry.register(_HistorySize(counts))
+        self._quality = _Quality()
+        self.registry.register(self._quality)
         for result in RESULTS:
             self._instruments.count("foretune_history_writes_total", result, by=0.0)
 
@@ -66,6 +77,42 @@ class TrackerMetrics:
         name = bounded(rule, RULES)
         self._instruments.count("foretune_trials_stopped_total", name)
         self._instruments.count("foretune_epochs_spared_total", name, by=spared)
+
+    def came_out(self, model: str, mean: float, sd: float, value: float) -> None:
+        """A trial completed of which a model had expected a mean and a standard deviation."""
+        self._quality.add(bounded(model, MODELS), held=abs(value - mean) <= NINETY * sd)
+
+
+class _Quality(Collector):
+    """How often the latest predictions of each model held. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, deque[bool]] = {}
+
+    def add(self, model: str, *, held: bool) -> None:
+        """Add a prediction whose value is known now."""
+        with self._lock:
+            self._held.setdefault(model, deque(maxlen=SCORED)).append(held)
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        count, coverage = self._families()
+        with self._lock:
+            for model, held in self._held.items():
+                count.add_metric([model], len(held))
+                coverage.add_metric([model, "0.9"], sum(held) / len(held))
+        return count, coverage
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        count = BY_NAME["foretune_surrogate_scored_predictions"]
+        coverage = BY_NAME["foretune_surrogate_interval_coverage_ratio"]
+        return (
+            GaugeMetricFamily(count.name, count.help, labels=count.labels),
+            GaugeMetricFamily(coverage.name, coverage.help, labels=coverage.labels),
+        )
 
 
 class _HistorySize(Collector):

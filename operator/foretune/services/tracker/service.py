@@ -69,12 +69,18 @@ class Meter(Protocol):
     def guard_tripped(self) -> None:
         """From this proposal on a job does without past jobs, which have misled it."""
 
+    def came_out(self, model: str, mean: float, sd: float, value: float) -> None:
+        """A trial completed of which a model had expected a mean and a standard deviation."""
+
     def stopped(self, rule: str, spared: float) -> None:
         """A trial that `rule` stopped has ended, `spared` epochs before its time."""
 
 
 class NoMeter:
     """A meter that nobody reads."""
+
+    def came_out(self, model: str, mean: float, sd: float, value: float) -> None:
+        """Do nothing."""
 
     def written(self, result: str) -> None:
         """Do nothing."""
@@ -214,7 +220,13 @@ class TrackerService:
             before = self._history.trial(job_uid, outcome.index)
             if not before.state.terminal:
                 self._meter.stopped(before.stop_requested or "", spared)
-        return self._write(lambda: self._history.commit(job_uid, clean, at=now))
+        new = outcome.state is TrialState.COMPLETED and (
+            not self._history.trial(job_uid, outcome.index).state.terminal
+        )
+        trial = self._write(lambda: self._history.commit(job_uid, clean, at=now))
+        if new:
+            self._score(trial)
+        return trial
 
     def request_stop(self, job_uid: str, index: int, *, rule: str) -> None:
         """Ask a running trial to stop: the reply to its next report says so. Idempotent."""
@@ -362,6 +374,14 @@ class TrackerService:
         except Exception as error:  # past jobs are a help, never a condition
             log.warning("job %s: past jobs can't be read", job.uid, exc_info=True)
             return Past(reason=f"past jobs can't be read: {error}"[:REASON_LIMIT])
+
+    def _score(self, trial: Trial) -> None:
+        """Tell what came of a prediction."""
+        proposal = self._history.proposal(trial.job_uid, trial.index)
+        if proposal is None or proposal.expected is None or trial.value is None:
+            return
+        mean, sd = proposal.expected
+        self._meter.came_out(proposal.proposer.partition("/")[0], mean, sd, trial.value)
 
     def _count(self, proposal: Proposal) -> None:
         """Count a new proposal, and a guard that has just let go of the prior."""
