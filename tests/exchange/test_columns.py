@@ -225,10 +225,10 @@ def test_a_wrong_mapping_says_everything_at_its_place(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(HEAD + "a,-2,2,adam,0.8,1\n")
     with pytest.raises(InvalidJobError) as caught:
-        brought(path, tmp_path / "h.db", mapping="objective: {colum: acc, goal: up}\nparams: {}\n")
+        brought(path, tmp_path / "h.db", mapping="objective: {coluna: acc, goal: up}\nparams: {}\n")
     assert [problem.path for problem in caught.value.problems] == [
         "mapping: objective.goal",
-        "mapping: objective.colum",
+        "mapping: objective.coluna",
         "mapping: params",
     ]
     bad = MAPPING.replace("log_lr", "loglr").replace("min: 1,", "min: 9,")

@@ -27,18 +27,18 @@ NEARLY: Final = 0.9
 """Share of a parameter's values that must be numbers before the others are set aside."""
 
 LOSSES: Final = frozenset(
-    {"loss", "losses", "error", "err", "rmse", "mse", "mae", "mape", "crps", "perplexity", "ppl"}
+    {"loss", "losses", "error", "err", "rmse", "mse", "mae", "crps", "perplexity", "ppl"}
     | {"wer", "cer", "nll", "crossentropy", "logloss", "brier"}
 )
 """Words of a metric's name that say: less is better."""
 
 GAINS: Final = frozenset(
-    {"accuracy", "acc", "auc", "auroc", "auprc", "f1", "precision", "recall", "bleu", "rouge"}
+    {"accuracy", "acc", "auc", "auroc", "auprc", "f1", "precision", "recall", "bleu"}
     | {"ndcg", "r2", "reward", "iou", "dice", "mcc"}
 )
 """Words of a metric's name that say: more is better."""
 
-UNBOUNDED: Final = LOSSES - {"error", "err", "wer", "cer", "mape", "brier"}
+UNBOUNDED: Final = LOSSES - {"error", "err", "wer", "cer", "brier"}
 """Losses that are no share of anything: a value of 23 among fractions is bad, and not per cent."""
 
 SHARES: Final = frozenset({"per cent", "fraction"})

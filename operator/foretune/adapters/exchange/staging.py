@@ -105,7 +105,7 @@ class Staging:
         count = 0
         for task, row in rows:
             self.tasks.setdefault(row.task, task)
-            body = json.dumps(row.__dict__, default=_plain)
+            body = _encoder.encode(row.__dict__)
             waiting.append((row.task, row.key, row.line, body))
             count += 1
             if len(waiting) == BATCH:
@@ -157,6 +157,9 @@ def _joined(rows: list[Row]) -> Iterator[Row]:
 def _plain(value: Any) -> Any:
     """Return what JSON can hold of a cell of a Parquet file: dates and the like as text."""
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+_encoder: Final = json.JSONEncoder(default=_plain, check_circular=False)
 
 
 def _row(body: str) -> Row:
