@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from foretune.domain.job import Objective
 from foretune.domain.space import Params, Space
@@ -39,7 +39,7 @@ class Proposal:
         return float(mean), math.hypot(sd, noise if _finite(noise) else 0.0)
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
