@@ -94,3 +94,12 @@ def test_a_rate_has_one_unit_everywhere() -> None:
     odd = {i: "per cent" for i, p in enumerate(rows) if p["x"] > 0.8}
     assert suspects(values, rows.__getitem__, maximize=True, metric="val_acc") == odd
     assert suspects(values, rows.__getitem__, maximize=True, metric="reward") == {}
+
+
+def test_a_few_diverged_losses_are_no_per_cent() -> None:
+    """Three of fifty losses are forty times the others: bad rows of a loss, yet poison of an error."""
+    rows = points(50)
+    values = [accuracy(p) * (40 if i in {3, 20, 41} else 0.5) for i, p in enumerate(rows)]
+    assert suspects(values, rows.__getitem__, maximize=False, metric="crps") == {}
+    odd = suspects(values, rows.__getitem__, maximize=False, metric="test_error")
+    assert odd == dict.fromkeys([3, 20, 41], "per cent")

@@ -48,6 +48,10 @@ SURE: Final = 3.5
 FEW: Final = 3
 """Odd rows below which nothing can be said of where they lie."""
 
+ENOUGH: Final = 5
+"""Odd rows that must be bad ones, of a metric that is no rate by its name, before they are poison: they do
+little harm, and a few losses of ten among losses of a tenth diverged."""
+
 
 RATES: Final = re.compile(
     r"acc|error|err(?![a-z])|auc|auroc|(?<![a-z])f1|precision|recall|dice|iou(?![a-z])",
@@ -77,9 +81,25 @@ def suspects(
         odd, reason = rule([values[i] for i in places])
         marked = {places[i] for i in odd}
         others = [i for i in places if i not in marked]
+        if (
+            not rate
+            and len(marked) < ENOUGH
+            and _are_bad(values, marked, others, maximize=maximize)
+        ):
+            continue
         if marked and (rate or not _a_region(marked, others, configuration)):
             found |= dict.fromkeys(marked, reason)
     return found
+
+
+def _are_bad(
+    values: Sequence[float], odd: set[int], others: Sequence[int], *, maximize: bool
+) -> bool:
+    """Return whether the odd values are worse than all others."""
+    if not odd or not others:
+        return False
+    sign = 1.0 if maximize else -1.0
+    return max(sign * values[i] for i in odd) < min(sign * values[i] for i in others)
 
 
 def _absurd(values: Sequence[float], *, maximize: bool) -> dict[int, str]:
