@@ -98,6 +98,7 @@ class Comparison:
             self._values.numbers,
             lambda place: self._configuration(rows[place]),
             maximize=goal is Goal.MAXIMIZE,
+            metric=metric,
         )
         if UNBOUNDED & set(words(metric)):
             odd = {i: reason for i, reason in odd.items() if reason not in SHARES}
