@@ -252,3 +252,32 @@ def test_a_fit_stops_at_its_deadline() -> None:
     deadline.cancel()
     with pytest.raises(SuggestionUnavailableError, match="deadline"):
         fit_single_task_gp(X, z, deadline)
+
+
+def test_a_prediction_counts_less_than_an_observation() -> None:
+    """The noise of one row may be larger: without limit it is as if the row were not there."""
+    X, z = data()
+    extra = torch.zeros(len(X), dtype=torch.float64)
+    extra[-1] = 1e9
+    fit = fit_single_task_gp(X[:-1], z[:-1], Deadline(math.inf))
+    without = posterior_of(fit, X[:-1], z[:-1])
+    unsure = Posterior(fit.kernel, constant=fit.constant, noise=fit.noise, X=X, z=z, extra=extra)
+    sure = posterior_of(fit, X, z)
+    at = torch.rand(10, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for a, b in zip(unsure.at(at), without.at(at), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert not torch.allclose(unsure.at(at)[0], sure.at(at)[0], atol=1e-4)
+    pending = unsure.with_pending(at[:2], seed=0)
+    assert torch.allclose(pending.at(at[2:])[1], without.with_pending(at[:2], seed=0).at(at[2:])[1])
+
+
+def test_predictions_are_noise_to_the_fit_too() -> None:
+    """A wild row whose noise is known to be large does not make the whole function wild."""
+    X, z = data(30)
+    z = z.clone()
+    z[3] = 8.0
+    extra = torch.zeros(len(X), dtype=torch.float64)
+    extra[3] = 64.0
+    told = fit_single_task_gp(X, z, Deadline(math.inf), extra)
+    untold = fit_single_task_gp(X, z, Deadline(math.inf))
+    assert min(told.lengthscales) > 3 * min(untold.lengthscales)

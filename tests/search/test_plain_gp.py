@@ -25,11 +25,11 @@ from tests.support.designs import (
     valley,
 )
 
-from foretune.domain.job import Goal
+from foretune.domain.job import Goal, Objective
 from foretune.domain.space import Choice, Float, Ordinal, Scale, Space
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import InvalidInputError, SpaceExhaustedError
-from foretune.search.designer import Completed, Deadline, Pending, designer_for
+from foretune.search.designer import Completed, Deadline, Pending, Problem, designer_for
 from foretune.search.fit import Fit, fit_single_task_gp
 from foretune.search.kept import KEPT, kept
 from foretune.search.ladder import Ladder
@@ -210,6 +210,34 @@ def test_a_long_job_keeps_its_best_and_latest_trials() -> None:
     assert chosen == [*range(KEPT), *range(400 - KEPT, 400)]
     worst_first = [t.index for t in kept(trials, problem(SMALL, goal=Goal.MINIMIZE))]
     assert worst_first == [*range(100, 250), *range(250, 400)]
+
+
+def test_a_predicted_value_counts_as_its_deviation_says() -> None:
+    """A stopped trial that is predicted far above all with a wide deviation is not believed."""
+    values = [0.5, 0.52, 0.48, 0.51, 0.53, 0.9]
+
+    def told(sd: float) -> dict[str, float]:
+        trials = [
+            Trial(
+                job_uid="j",
+                index=i,
+                params={"x": i / 10, "y": 0.5},
+                state=TrialState.EARLY_STOPPED if i == 5 else TrialState.COMPLETED,
+                config_hash="",
+                value=value,
+                value_sd=sd if i == 5 else 0.0,
+            )
+            for i, value in enumerate(values)
+        ]
+        space = Space((Float(name="x", low=0.0, high=1.0), Float(name="y", low=0.0, high=1.0)))
+        problem = Problem(space=space, objective=Objective(metric="accuracy"))
+        gp = PlainGP()
+        found = gp.suggest(problem, Completed(trials), Pending(), Deadline(math.inf))
+        assert found.proposer == "gp"
+        return {name: float(found.detail[name]) for name in ("incumbent", "noise_sd")}
+
+    assert told(0.0)["incumbent"] > 0.7
+    assert told(2.0)["incumbent"] < 0.65
 
 
 def breaks(error: Exception) -> Callable[..., Fit]:

@@ -60,8 +60,12 @@ def single_task_gp(X: Tensor, z: Tensor) -> SingleTaskGP:
     return SingleTaskGP(X, z.unsqueeze(1), covar_module=kernel, outcome_transform=None)
 
 
-def fit_single_task_gp(X: Tensor, z: Tensor, deadline: Deadline) -> Fit:
+def fit_single_task_gp(
+    X: Tensor, z: Tensor, deadline: Deadline, extra: Tensor | None = None
+) -> Fit:
     """Fit a `SingleTaskGP` to `n x D` rows and `n` standardised targets.
+
+    `extra` (`n`) is added to the noise variance of each row, as of targets that are predictions.
 
     Raises `torch.linalg.LinAlgError` for a matrix that is not positive definite, `NotFiniteError` for
     NaN, `SuggestionUnavailableError` past the deadline.
@@ -77,7 +81,7 @@ def fit_single_task_gp(X: Tensor, z: Tensor, deadline: Deadline) -> Fit:
     def value(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         deadline.check()
         theta = torch.tensor(flat, dtype=torch.float64, requires_grad=True)
-        loss = marginal_loss(model, theta, X, z)
+        loss = marginal_loss(model, theta, X, z, extra)
         (gradient,) = torch.autograd.grad(loss, theta)
         finite(gradient)
         return float(loss.detach()), gradient.numpy()
@@ -105,7 +109,9 @@ def fit_single_task_gp(X: Tensor, z: Tensor, deadline: Deadline) -> Fit:
     return Fit(covariance, constant, noise, tuple(lengthscales.tolist()))
 
 
-def marginal_loss(model: SingleTaskGP, theta: Tensor, X: Tensor, z: Tensor) -> Tensor:
+def marginal_loss(
+    model: SingleTaskGP, theta: Tensor, X: Tensor, z: Tensor, extra: Tensor | None = None
+) -> Tensor:
     """Return minus the log posterior density of the hyperparameters, per observation.
 
     `theta` holds the constant mean, the log noise variance and D log length scales. The value is that
@@ -114,6 +120,8 @@ def marginal_loss(model: SingleTaskGP, theta: Tensor, X: Tensor, z: Tensor) -> T
     constant, noise, lengthscales = theta[0], theta[1].exp(), theta[2:].exp()
     scaled = X / lengthscales
     K = matern(scaled, scaled) + noise * torch.eye(len(X), dtype=X.dtype)
+    if extra is not None:
+        K = K + torch.diag(extra)
     L = cholesky(K)
     white = torch.linalg.solve_triangular(L, (z - constant).unsqueeze(1), upper=False)
     log_likelihood = (

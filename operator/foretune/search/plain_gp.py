@@ -69,7 +69,7 @@ class PlainGP:
     def __init__(
         self,
         *,
-        fit: Callable[[Tensor, Tensor, Deadline], Fit] = fit_single_task_gp,
+        fit: Callable[..., Fit] = fit_single_task_gp,
         threads: int = 1,
         lessons: bool = False,
     ) -> None:
@@ -113,11 +113,14 @@ class PlainGP:
             maximize=problem.objective.goal is Goal.MAXIMIZE,
         )
         rows, z = with_failures(encoding, X, targets, failed)
-        fit = self._fit(rows, z, deadline)
+        extra = prediction_noise(valued, targets, len(rows))
+        fit = self._fit(rows, z, deadline, *([] if extra is None else [extra]))
         fitted = time.monotonic()
 
         seed = stream_seed(problem.seed, len(completed.trials) + len(pending.trials))
-        base = Posterior(fit.kernel, constant=fit.constant, noise=fit.noise, X=rows, z=z)
+        base = Posterior(
+            fit.kernel, constant=fit.constant, noise=fit.noise, X=rows, z=z, extra=extra
+        )
         posterior = base.with_pending(encoding.encode([t.params for t in waiting]), seed=seed)
         known = problem if self._lessons else replace(problem, history=())
         economy = Economy.of(known, encoding, completed)
@@ -162,6 +165,19 @@ class PlainGP:
         }
         timings = {"fit": fitted - began, "acquire": time.monotonic() - fitted}
         return Suggestion(params=params, proposer=self.name, detail=detail, timings=timings)
+
+
+def prediction_noise(valued: Sequence[Trial], targets: Targets, rows: int) -> Tensor | None:
+    """Return what is added to the noise variance of `rows` rows, of which the first are `valued`.
+
+    The value of a trial that was stopped is a prediction. None where every value was observed.
+    """
+    if not any(trial.value_sd for trial in valued):
+        return None
+    extra = torch.zeros(rows, dtype=torch.float64)
+    deviations = [trial.value_sd / targets.scale for trial in valued]
+    extra[: len(valued)] = torch.tensor(deviations, dtype=torch.float64).square()
+    return extra
 
 
 def with_failures(

@@ -43,14 +43,19 @@ class Posterior:
         noise: float,
         X: Tensor,
         z: Tensor,
+        extra: Tensor | None = None,
     ) -> None:
-        """Condition on targets `z` (`n` or `n x S`) at rows `X` (`n x D`) with noise variance `noise`."""
+        """Condition on targets `z` (`n` or `n x S`) at rows `X` (`n x D`) with noise variance `noise`.
+
+        `extra` (`n`) is added to the noise variance of each row, as of targets that are predictions.
+        """
         self._kernel = kernel
         self._constant = constant
         self._noise = noise
         self._X = X
         self._z = z if z.ndim == 2 else z.unsqueeze(1)  # noqa: PLR2004 - a vector becomes a column
-        K = kernel(X, X)
+        self._extra = torch.zeros(len(X), dtype=torch.float64) if extra is None else extra
+        K = kernel(X, X) + torch.diag(self._extra)
         self._L = cholesky(K + noise * torch.eye(len(X), dtype=torch.float64))
         self._alpha = torch.cholesky_solve(self._z - constant, self._L)
         finite(self._alpha)
@@ -87,6 +92,7 @@ class Posterior:
             noise=self._noise,
             X=torch.cat([self._X, pending]),
             z=torch.cat([self._z.expand(-1, FANTASIES), draws]),
+            extra=torch.cat([self._extra, torch.zeros(len(pending), dtype=torch.float64)]),
         )
 
 
