@@ -120,8 +120,9 @@ def observed(space: Space, seed: int) -> list[Trial]:
             proposer="gp" if seed % 2 or i < START else "meta-gp",
         )
         if i % 20 == 19:  # noqa: PLR2004 - one in twenty
-            ended = {"state": TrialState.INFEASIBLE, "reason": EndReason.OUT_OF_MEMORY}
-            found.append(replace(trial, **ended))
+            found.append(
+                replace(trial, state=TrialState.INFEASIBLE, reason=EndReason.OUT_OF_MEMORY)
+            )
         else:
             found.append(replace(trial, value=loss(trial.params, 0, rng)))
     return found

@@ -224,7 +224,8 @@ def scores(ordered: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np
     if span <= 0:  # half of them are best: what is left to tell is who is not
         span = middle - y[-1]
     units = np.maximum(-1.0, (y - middle) / span)
-    return (units - units.mean()) / units.std()
+    found: npt.NDArray[np.float64] = (units - units.mean()) / units.std()
+    return found
 
 
 def spread(count: int, limit: int) -> list[int]:
