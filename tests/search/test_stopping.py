@@ -23,7 +23,7 @@ def line(final: float, *, start: float = 0.1, epochs: int = 10, upto: int = 10) 
 
 
 ENDED = [line(final) for final in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)]
-MANY = [line(0.45 + 0.01 * i) for i in range(46)]
+MANY = [line(0.1 + 0.02 * i) for i in range(41)]
 HOPELESS = 0.11
 """Final value of a trial that stands still."""
 
@@ -116,7 +116,7 @@ def test_less_is_better_where_the_objective_says_so() -> None:
         points = [(float(e), 2.0 + (final - 2.0) * e / 10) for e in range(1, upto + 1)]
         return Curve.of(objective, points, full=10, ended=upto == 10)
 
-    ended = [falling(0.5 + 0.01 * i) for i in range(46)]
+    ended = [falling(0.5 + 0.04 * i) for i in range(38)]
     for method in RULES:
         found = Stopper(EarlyStopping(method=method), objective, ended)
         assert found.decide(falling(1.99, 6)) is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foretune.cli.words import number
+from foretune.planner.finish import observed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ def chart(trials: Sequence[Trial], objective: Objective, *, encoding: str = "utf
 
     Its height is what the best so far went through: a trial worse than the first best lies on the edge.
     """
-    ended = [t for t in trials if t.state.succeeded and t.value is not None]
+    ended = [t for t in trials if observed(t)]
     ended.sort(key=lambda t: (t.ended_at or 0.0, t.index))
     values = [t.value for t in ended if t.value is not None]
     if len(values) < 2:  # noqa: PLR2004 - one point is no line

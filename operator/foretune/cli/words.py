@@ -80,6 +80,11 @@ def one_line(text: str, limit: int = 200) -> str:
     return last if len(last) <= limit else last[: limit - 3] + "..."
 
 
+def value_of(trial: Trial) -> str:
+    """Return a trial's value; with ~ before it where it is a prediction."""
+    return ("~" if trial.value_sd else "") + number(trial.value)
+
+
 def end_of(trial: Trial, objective: Objective, *, is_best: bool = False) -> str:
     """Return how a trial ended, in one line: `trial 3 completed: accuracy 0.98, 5 epochs, 8.2 s (best)  ...`."""
     head = f"trial {trial.index} {_SAID.get(trial.state, trial.state.lower())}"
@@ -88,7 +93,7 @@ def end_of(trial: Trial, objective: Objective, *, is_best: bool = False) -> str:
         reason = f" ({trial.reason})" if trial.reason else ""
         message = one_line(trial.message)
         return head + reason + (f": {message}" if message else "") + tail
-    facts = [f"{objective.metric} {number(trial.value)}"]
+    facts = [f"{objective.metric} {value_of(trial)}"]
     if trial.epochs:
         facts.append(plural(int(trial.epochs), "epoch"))
     if (seconds := seconds_of(trial)) is not None:

@@ -210,12 +210,11 @@ class _Point:
         self._k = k
         gains = [row[-1] - row[k] for row in rows]
         mean = math.fsum(gains) / len(gains)
-        self.least = min(0.0, *gains)
-        """The smallest gain: 0 where values never fall, as those of a best so far."""
+        self._range = min(gains), max(gains)
         self._weights: tuple[float, ...] = (mean, 0.0, 0.0, 0.0)
         if len(rows) >= FEW:
             self._weights = _ridge([_features(row, k) for row in rows], gains)
-        levels = sorted((row[k], (row[-1] - self._mean(row)) ** 2) for row in rows)
+        levels = sorted((row[k], (row[-1] - row[k] - self._gain(row)) ** 2) for row in rows)
         self._levels = [level for level, _ in levels]
         self._sums = list(itertools.accumulate((square for _, square in levels), initial=0.0))
         # A curve too few, as with the variance of a sample; more for the coefficients.
@@ -230,12 +229,19 @@ class _Point:
         low = min(max(0, at), n - width)
         near = (self._sums[low + width] - self._sums[low]) / width
         square = (near + FLOOR * self._sums[-1] / n) * self._spare
-        return self._mean(row), math.sqrt(square + 1e-12)
+        # A gain that no curve had is no prediction; how far it would have been from one is doubt.
+        gain = self._gain(row)
+        likely = min(max(gain, self._range[0]), self._range[1])
+        return row[self._k] + likely, math.sqrt(square + (gain - likely) ** 2 + 1e-12)
 
-    def _mean(self, row: Row) -> float:
+    @property
+    def falls(self) -> bool:
+        """Whether values may fall, as those of a best so far never do."""
+        return self._range[0] < 0
+
+    def _gain(self, row: Row) -> float:
         features = _features(row, self._k)
-        gain = math.fsum(w * f for w, f in zip(self._weights, features, strict=True))
-        return row[self._k] + max(gain, self.least)
+        return math.fsum(w * f for w, f in zip(self._weights, features, strict=True))
 
 
 def _ridge(rows: Sequence[tuple[float, ...]], targets: Sequence[float]) -> tuple[float, ...]:
@@ -276,7 +282,7 @@ class CurveModel:
         if k < FIRST:
             return None
         mean, sd = self.points[k].predict(row)
-        return max(mean, self.unit.into(curve.last) + self.points[k].least), sd
+        return mean if self.points[k].falls else max(mean, self.unit.into(curve.last)), sd
 
     def final(self, curve: Curve) -> tuple[float, float] | None:
         """Return mean and deviation of the final value in the metric's own unit."""
