@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from foretune.experiment.histories import sampled
+import numpy as np
+
+from foretune.domain.history import SourceTask
+from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.experiment.tasks import load
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foretune.domain.history import SourceTask
+    from foretune.experiment.tables import Table
 
 LICENCES: Final = {
     "deepar_forecasting": "Apache-2.0",
@@ -27,7 +30,7 @@ LICENCES: Final = {
 what its parameters are called."""
 
 ROWS: Final = 1000
-"""Rows read of a task, drawn at random with seed 0; the artefact keeps fewer."""
+"""Rows read of a task, evenly spaced in its file; the artefact keeps fewer."""
 
 
 def starter_tasks(folder: Path) -> tuple[tuple[SourceTask, ...], dict[str, str]]:
@@ -39,7 +42,30 @@ def starter_tasks(folder: Path) -> tuple[tuple[SourceTask, ...], dict[str, str]]
     licences: dict[str, str] = {}
     for family, licence in LICENCES.items():
         for table in load(family, folder):
-            task = sampled(table, ROWS, 0).task()
-            tasks.append(task)
-            licences[task.name] = licence
+            tasks.append(_task(table))
+            licences[tasks[-1].name] = licence
     return tuple(tasks), licences
+
+
+def _task(table: Table) -> SourceTask:
+    count = min(ROWS, len(table))
+    rows = [i * len(table) // count for i in range(count)]
+    trials = tuple(_trial(table, row, index) for index, row in enumerate(rows))
+    name = f"{table.family}/{table.task}"
+    return SourceTask(name, table.objective, trials, table.space, dict(table.context))
+
+
+def _trial(table: Table, row: int, index: int) -> Trial:
+    value = float(table.values[row])
+    cost = None if table.costs is None else float(table.costs[row])
+    ended = bool(np.isfinite(value))
+    return Trial(
+        job_uid="",
+        index=index,
+        params=table.params(row),
+        state=TrialState.COMPLETED if ended else TrialState.INFEASIBLE,
+        reason=EndReason.DONE if ended else EndReason.DIVERGED,
+        config_hash="",
+        value=value if ended else None,
+        cost=cost if cost is not None and np.isfinite(cost) else None,
+    )
