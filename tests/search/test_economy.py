@@ -145,6 +145,23 @@ def test_cost_is_not_weighed_while_it_is_not_understood():
         assert economy.audit(ENCODING.encode([SMALL])) == {}
 
 
+def test_a_trial_that_was_stopped_early_tells_no_cost():
+    """What a part of a training cost is not what its configuration costs."""
+    trials = [a_trial(i, p, cost=seconds(p)) for i, p in enumerate(drawn(20, 1))]
+    cut = [
+        replace(a_trial(20 + i, p, cost=0.01), state=TrialState.EARLY_STOPPED)
+        for i, p in enumerate(drawn(20, 2))
+    ]
+    one, other = (
+        Economy.of(replace(PROBLEM, budget=1.0), ENCODING, Completed(done)).audit(
+            ENCODING.encode([SMALL])
+        )
+        for done in (trials, [*trials, *cut])
+    )
+    assert one == other
+    assert one["expected_cost"] > 0
+
+
 def test_past_tasks_tell_costs_before_the_first_trial():
     """Ratios of costs are known from two past tasks in other units; the cost itself is not told."""
     past = [

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from foretune.domain.history import SourceTask
 from foretune.domain.space import Space
+from foretune.domain.trial import Trial, TrialState
 from foretune.search.condense import key
 from foretune.search.costmodel import CostModel, Features, Slopes, slopes
 from foretune.search.designer import Completed
@@ -30,7 +31,6 @@ from foretune.search.tasks import placed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foretune.domain.trial import Trial
     from foretune.search.designer import Problem
     from foretune.search.encode import Encoding
     from foretune.search.feasibility import Feasible
@@ -196,4 +196,6 @@ def _shared(past: _Past, worked: Tensor, failed: Tensor) -> SharedFeasibility:
 
 
 def _paid(trial: Trial) -> bool:
-    return trial.cost is not None and math.isfinite(trial.cost) and trial.cost > 0
+    """Return whether a trial tells what its configuration costs: one stopped early does not."""
+    known = trial.cost is not None and math.isfinite(trial.cost) and trial.cost > 0
+    return known and trial.state is TrialState.COMPLETED
