@@ -58,6 +58,7 @@ FORMS: Final = """\
 | `state` | `Proposed`, `Pending`, `Running`, `Retrying`, or how it ended: `Completed`, `EarlyStopped`, `Infeasible`, `Failed`, `TimedOut`, `Cancelled` |
 | `params` | its configuration |
 | `value` | the objective, so far while it runs; null without any |
+| `value_sd` | standard deviation of a value that is a prediction, as of a trial stopped early; 0 = reported |
 | `epochs` | highest epoch reported |
 | `seconds` | how long its ended attempts ran; null without any |
 | `attempts` | how often it was started: more than once after a preemption or Ctrl-C |

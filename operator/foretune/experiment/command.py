@@ -86,6 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency.add_argument(
         "--out", type=Path, default=Path("build/replay"), help="folder of the figures"
     )
+    curves = commands.add_parser("curves", help="early stopping on recorded learning curves")
+    curves.add_argument("--trials", type=int, default=30, help="trials of a run")
+    curves.add_argument("--runs", type=int, default=10, help="runs of each task in random order")
+    curves.add_argument("--design", type=int, default=0, help="runs of each task chosen by the GP")
+    curves.add_argument("--families", default="", help="recorded histories, by comma; empty: all")
+    curves.add_argument("--rules", default="", help="median, asha, own-curve, curve; empty: all")
+    curves.add_argument("--half", default="", help="tasks of one half only: choosing or reporting")
+    curves.add_argument("--to", type=Path, default=None, help="page to write the table to")
     report = commands.add_parser("report", help="write tables and plots of stored runs")
     report.add_argument(
         "--out",
@@ -102,6 +110,8 @@ def execute(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command, and return its exit code: 1 when runs failed."""
     if arguments.experiment == "report":
         return _report(arguments)
+    if arguments.experiment == "curves":
+        return _curves(arguments)
     if arguments.experiment == "latency":
         return _latency(arguments)
     return _replay(arguments)
@@ -116,6 +126,39 @@ def _report(arguments: argparse.Namespace) -> int:
         raise InvalidInputError(f"out: no run in {', '.join(map(str, arguments.out))}")
     report.write(runs, arguments.to, command=arguments.said, latency=latency.read(arguments.out))
     print(arguments.to / "README.md")  # noqa: T201 - a command's answer
+    return 0
+
+
+def _curves(arguments: argparse.Namespace) -> int:
+    from foretune.experiment import curves  # noqa: PLC0415 - numpy and scipy, only when they are used
+    from foretune.experiment.tasks import HALVES, data_folder  # noqa: PLC0415
+
+    half = _listed(arguments.half)
+    _known("half", half, HALVES)
+    for name in ("trials", "runs"):
+        if getattr(arguments, name) < 1:
+            raise InvalidInputError(f"{name}: must be at least 1, not {getattr(arguments, name)}")
+    families = _listed(arguments.families)
+    _known("families", families, tuple(curves.READERS))
+    rules = _listed(arguments.rules) or tuple(curves.RULES)
+    _known("rules", rules, tuple(curves.RULES))
+    found = curves.measure(
+        curves.load(data_folder(), families),
+        trials=arguments.trials,
+        runs=arguments.runs,
+        half=arguments.half,
+        design=arguments.design,
+        rules=rules,
+    )
+    print(curves.table(found))  # noqa: T201 - a command's answer
+    if arguments.to is not None:
+        said = f"--trials {arguments.trials} --runs {arguments.runs} --design {arguments.design}"
+        said += "".join(
+            f" --{name} {value}"
+            for name in ("families", "rules", "half")
+            if (value := getattr(arguments, name))
+        )
+        curves.write(found, arguments.to, command=f"foretune experiment curves {said}")
     return 0
 
 
