@@ -23,13 +23,22 @@ REPLAYED := random,sobol,plain,past-bests,optuna-tpe,zero-shot,bounding-box,ours
 ABLATED := no-history,no-guard,hyperbo,kernel-only
 
 REPLAYS_small = "--tasks 2 --seeds 2 --budget 25"
-# What docs/results/replay was made of; some hours of two cores, and it goes on where it was cut off.
-REPLAYS_results = "--tasks 4 --seeds 3 --methods $(REPLAYED)"
+# What docs/results/replay was made of: some hours of two cores; it goes on where it was cut off. SEEDS adds runs.
+SEEDS ?= 1
+REPLAYS_results = "--tasks 4 --seeds $(SEEDS) --methods $(REPLAYED)" \
+	"--families tst_svm,lcbench_a --tasks 4 --seeds $(SEEDS) --budget 25 --battery all --methods ours" \
+	"--families fcnet,taskset_imdb_rnn,deepar_forecasting,xgb34,xgboost_libsvm --tasks 1 --seeds $(SEEDS) --budget 25 --battery all --methods ours" \
+	"--families xgb34 --split --half reporting --tasks 6 --seeds $(SEEDS) --budget 25 --methods plain,ours" \
+	"--tasks 1 --seeds $(SEEDS) --methods optuna-gp,quantile,no-history" \
+	"--tasks 2 --seeds $(SEEDS) --methods no-guard,hyperbo,kernel-only" \
+	"--tasks 1 --seeds $(SEEDS) --sources 5 --methods past-bests,ours" \
+	"--tasks 1 --seeds $(SEEDS) --batch 4 --methods plain,past-bests,ours" \
+	"--families lcbench_a,taskset_imdb_rnn --tasks 2 --seeds $(SEEDS) --protocol nearest --methods plain,past-bests,ours"
 REPLAYS_full = "--seeds 5 --protocol pool,nearest --batch 1,4 --methods $(REPLAYED)" \
 	"--tasks 4 --seeds 5 --methods optuna-gp,quantile,$(ABLATED)" \
-	"--tasks 4 --seeds 5 --battery all --budget 25 --methods ours" \
+	"--seeds 5 --battery all --budget 25 --methods ours" \
 	"--families xgb34 --split --seeds 5 --budget 25 --methods plain,past-bests,ours" \
-	"--tasks 4 --seeds 5 --sources 5 --methods past-bests,zero-shot,ours"
+	"--tasks 4 --seeds 5 --sources 3,5,7 --methods past-bests,zero-shot,ours"
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -130,6 +139,10 @@ bench-search: init ## Replay recorded histories with all methods; SIZE=small (de
 	@$(RUN) foretune.experiment report --out build/replay-$(SIZE) --to $(RESULTS) \
 		--command "make bench-search SIZE=$(SIZE)"
 
+bench-curves: init ## Early stopping on recorded learning curves: what each rule saves, which bests it would have killed.
+	@$(RUN) foretune.experiment curves --runs 4 --half reporting \
+		--families lcbench_a,taskset_imdb_rnn,deepobs_baselines,stepback_runs --to docs/results/curves.md
+
 peers: init ## Make the environments of the methods of other projects that a replay can run, and try them.
 	@PIP_EXTRA_INDEX_URL="$(lastword $(TORCH_INDEX))" $(RUN) scripts.peers
 	@$(PYTEST) -q tests/experiment/check_peers.py
@@ -163,4 +176,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-history \
-	bench-cluster bench-search peers starter-prior fmt crds controlplane packages changelog clean
+	bench-cluster bench-search bench-curves peers starter-prior fmt crds controlplane packages changelog clean

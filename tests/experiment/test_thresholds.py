@@ -53,6 +53,21 @@ def test_a_method_ahead_of_ours_is_named_with_both_figures() -> None:
     assert AHEAD[0] not in figure
 
 
+def test_a_method_that_ran_at_fewer_places_is_compared_there_and_nobody_twice() -> None:
+    """Plain is behind on the mean of both tasks, though ahead on the one where the slow peer ran."""
+    field = [*runs("plain", 0.2), *runs("random", 0.3), *runs("ours", 0.1)]
+    for run in field:
+        if run["task"] == "a" and run["method"] == "plain":
+            run["regret"] = curve(0.5, 0.05)
+    assert states(field)["ahead"][0] == "met"
+    slow = runs("quantile", 0.2, tasks="a")
+    assert states([*field, *slow])["ahead"][0] == "met"
+    slow[0]["regret"] = curve(0.5, 0.07)
+    _, figure = states([*field, *slow])["ahead"]
+    assert f"{AHEAD[0]} @5 .100, quantile .070" in figure
+    assert "plain" not in figure
+
+
 def test_bars_hold_for_the_mean_over_all_families() -> None:
     """.04 is below every bar, .06 above that of 50 evaluations."""
     plain = runs("plain", 0.2)

@@ -333,12 +333,14 @@ def _ahead(main: Mapping[str, list[Run]]) -> Check:
     rivals: set[str] = set()
     compared: set[str] = set()
     for runs in main.values():
+        others = {run["method"] for run in runs} - OWN - {OURS} - rivals
         for family in AHEAD_IN:
-            of = by_method([r for r in runs if r["family"] == family and r["method"] not in OWN])
-            if OURS in of and len(of) > 1:
+            of = by_method([r for r in runs if r["family"] == family])
+            field = {name: of[name] for name in of if name == OURS or name in others}
+            if OURS in field and len(field) > 1:
                 compared.add(family)
-                rivals |= set(of) - {OURS}
-                behind += _behind(family, of)
+                behind += _behind(family, field)
+        rivals |= others
     if compared != set(AHEAD_IN) or len(rivals) < 2:  # noqa: PLR2004 - plain alone is no field
         return not_measured(name, asked, "")
     told = "; ".join(dict.fromkeys(behind))
