@@ -68,6 +68,7 @@ def test_the_names_are_those_of_the_documentation():
         ("history", None),
         ("context", None),
         ("candidates", None),
+        ("budget_cost", None),
     ]
     assert (
         inspect.signature(Optimizer).parameters["candidates"].kind is inspect.Parameter.KEYWORD_ONLY
