@@ -305,6 +305,20 @@ def test_a_history_that_fits_nothing_leaves_the_plain_expert() -> None:
     assert suggestion.detail["rejected"] == {"z": "no parameter in common"}
 
 
+def test_shuffled_values_are_no_history() -> None:
+    """Where no past value follows from its parameters, the plain expert works alone and the audit says why."""
+    rng = random.Random(0)
+    noise = tuple(
+        source(f"n{i}", PLANE, lambda _: rng.random(), count=60, seed=i) for i in range(4)
+    )
+    suggestion = ask(designer_for("auto"), problem(PLANE, history=noise))
+    assert suggestion.params == ask(designer_for("auto"), problem(PLANE)).params
+    assert suggestion.detail["prior"] == "none"
+    assert set(suggestion.detail["rejected"].values()) == {"no task's values follow its parameters"}
+    mixed = ask(designer_for("auto"), problem(PLANE, history=(*noise, *hills())))
+    assert mixed.detail["prior"] == "used"
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

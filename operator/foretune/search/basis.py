@@ -55,11 +55,19 @@ class Basis:
         self._lengthscales, self.noise = _fitted(tasks)
         self.lengthscales: Final = self._lengthscales[: tasks[0].rows.shape[1]]
         self._weights: list[Tensor] = []
+        missed = spread = 0.0
         for task in tasks:
             scaled = _known(task) / self._lengthscales
             K = matern(scaled, scaled)
             L = cholesky(K + self.noise * torch.eye(len(K), dtype=torch.float64))
-            self._weights.append(torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1))
+            weights = torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1)
+            self._weights.append(weights)
+            left_out = weights / torch.cholesky_inverse(L).diagonal()
+            missed += float(left_out.square().sum())
+            spread += float((task.z - task.z.mean()).square().sum())
+        self.followed: Final = 1 - missed / spread if spread > 0 else 0.0
+        """Share of the scores' variance that each row's neighbours predict, the row itself left out
+        (R. Dubrule, "Cross validation of kriging in a unique neighborhood", 1983)."""
         self._points = [_known(task) / self._lengthscales for task in tasks]
 
     def at(self, X: Tensor) -> Rows:
