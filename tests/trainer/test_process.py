@@ -22,6 +22,7 @@ from foretune import contract
 from foretune.contract import ExitCode
 from foretune.domain.logs import parse_termination
 from foretune_trainer import __main__ as program
+from foretune_trainer import config, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,35 +214,106 @@ class TestTrial:
             "import torch\n"
             "print([n for n in heavy if n in sys.modules], torch.get_num_threads(), code)"
         )
-        kept = ("FORETUNE_", "OMP_", "MKL_")
-        env = {k: v for k, v in os.environ.items() if not k.startswith(kept)}
-        done = subprocess.run(
-            [sys.executable, "-c", text],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        first, *_, last = done.stdout.splitlines()
-        assert re.match(r"epoch 1 step \d+: accuracy=\S+ val_loss=\S+ train_loss=", first)
-        assert last == "[] 1 0"
+        lines = by_hand(text, tmp_path).splitlines()
+        assert re.match(r"epoch 1 step \d+: accuracy=\S+ val_loss=\S+ train_loss=", lines[0])
+        kinds = [record["kind"] for record in contract.parse_report_lines("\n".join(lines))]
+        assert kinds == ["epoch", "final"]
+        assert re.fullmatch(r"test_accuracy=0\.\d{4}", lines[-2])
+        assert lines[-1] == "[] 1 0"
         assert list(tmp_path.iterdir()) == []
 
+    def test_by_hand_into_a_folder(self, tmp_path: Path) -> None:
+        """The folder has records, checkpoint and result; the same folder goes on with more epochs."""
+        text = (
+            "import foretune_trainer.__main__ as m\n"
+            "for epochs in (2, 3):\n"
+            "    m.main(['--out', 'run', '--set', 'max_samples=200', '--set', f'epochs={epochs}'])"
+        )
+        out = by_hand(text, tmp_path)
+        assert "resumed after epoch 2, step 0" in out
+        folder = tmp_path / "run"
+        assert {path.name for path in folder.iterdir()} == {
+            "checkpoint.pt",
+            "records.jsonl",
+            "result.json",
+        }
+        records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+        assert [(one["kind"], one["epoch"]) for one in records] == [
+            ("epoch", 1),
+            ("epoch", 2),
+            ("epoch", 3),
+            ("final", 3),
+        ]
+        assert [one["seq"] for one in records] == [0, 1, 2, 3]
+        result = json.loads((folder / "result.json").read_text())
+        assert result["metrics"] == records[2]["metrics"]
+        assert "test_accuracy" not in result["metrics"]
+        assert out.splitlines()[-1] == f"test_accuracy={result['test_accuracy']:.4f}"
 
-def test_help_is_quick() -> None:
-    """--help and a wrong configuration are answered without loading torch."""
+
+def by_hand(text: str, folder: Path) -> str:
+    """Run a program in `folder`, in no trial and without a word on threads; return what it prints."""
+    kept = ("FORETUNE_", "OMP_", "MKL_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(kept)}
+    command = [sys.executable, "-c", text]
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_answers_without_torch(tmp_path: Path) -> None:
+    """The list and a wrong configuration are answered without loading torch."""
     text = (
         "import sys, foretune_trainer.__main__ as m\n"
+        "m.main(['--list'])\n"
         "code = m.main(['--set', 'layers=none'])\n"
         "print(code, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FORETUNE_")}
-    done = subprocess.run(
-        [sys.executable, "-c", text], env=env, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["64", "False", "False"]
-    assert "params.layers" in done.stderr
+    assert by_hand(text, tmp_path).splitlines()[-1] == "64 False False"
+
+
+def test_list() -> None:
+    """The list names each model, data set, hyperparameter, alias and extra, with natural cells flagged."""
+    shown = listing.text()
+    rows = {line.split()[0]: line for line in shown.splitlines() if line}
+    for name in (*contract.BUILTIN_DATASETS, *config.HYPERPARAMETERS, *config.EXTRAS):
+        assert name in rows
+    for name, others in contract.BUILTIN_PARAMETERS.items():
+        assert all(other in rows[name] for other in others)
+    head = next(line for line in shown.splitlines() if line.startswith("data set"))
+    assert head.split()[3:] == list(contract.BUILTIN_MODELS)
+    for dataset, kind in config.KINDS.items():
+        cells = dict(zip(contract.BUILTIN_MODELS, rows[dataset].split()[2:], strict=True))
+        assert {one for one in cells if cells[one] == "natural"} == set(config.NATURAL[kind])
+    assert "a number > 0 and <= 100" in rows["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--modle", "cnn"], "--modle: is no argument of this program; did you mean --model?"),
+        (["--model", "cn"], "did you mean cnn?"),
+        (["--dataset", "mnits"], "did you mean mnist?"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--seed", "-1"], "seed: must be a whole number >= 0"),
+        (["--set", "epochs"], "--set epochs: must be NAME=VALUE"),
+        (["--set", "epochs=0"], "params.epochs: must be a whole number from 1"),
+        (["--out", "/dev/null/run"], "--out /dev/null/run: Not a directory"),
+    ],
+)
+def test_wrong_arguments(
+    argv: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong argument ends with 64 and one line that says what would be right."""
+    monkeypatch.setattr(program, "Leaving", lambda: None)  # it would listen on in this process
+    assert program.main(argv) == ExitCode.BAD_CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert said in line
 
 
 @pytest.mark.parametrize(
@@ -251,7 +323,7 @@ def test_help_is_quick() -> None:
         ("optimizer=sgd", ("optimizer", "sgd")),
         ("layers=2", ("layers", 2)),
         ("x=a=b", ("x", "a=b")),
-        ("x", ("x", "")),
+        ("x=", ("x", "")),
     ],
 )
 def test_pairs(text: str, pair: tuple[str, Any]) -> None:

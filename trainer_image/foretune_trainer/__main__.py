@@ -1,11 +1,14 @@
 """`python -m foretune_trainer`: runs the trial that FORETUNE_CONFIG names, and ends with its exit code.
 
-By hand, without Foretune: `python -m foretune_trainer --dataset digits --set learning_rate=0.01`.
+By hand, without Foretune: `python -m foretune_trainer --dataset digits --set learning_rate=0.01`; then a
+progress line an epoch is printed before each record, and at the end `test_accuracy=0.9731`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import json
 import os
 import signal
@@ -13,18 +16,20 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from foretune import contract
 from foretune.contract import ExitCode
 from foretune_report import current
-from foretune_trainer import config
-from foretune_trainer.errors import OutOfMemoryError, TrainerError
+from foretune_trainer import config, hand, listing
+from foretune_trainer.errors import BadConfigError, OutOfMemoryError, TrainerError
 from foretune_trainer.resources import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+
+    from foretune_trainer.loop import Training
 
 THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1 unless they are set. A container's libraries count the host's cores, not its share of them,
@@ -66,11 +71,25 @@ class Leaving:
             os._exit(ExitCode.PREEMPTED)
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong as the trainer does: one line, exit code 64."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadConfigError` instead of printing the usage."""
+        raise BadConfigError(message)
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
+    """Return the parsed command line; raises `BadConfigError`."""
+    parser = Parser(
         prog="foretune_trainer",
         description="Train one model. In a trial FORETUNE_CONFIG says what; the options are for use by hand.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="show models, data sets, hyperparameters and their ranges, and train nothing",
     )
     parser.add_argument("--config", type=Path, help="path of a trial.json")
     parser.add_argument("--model", default="cnn", help=", ".join(contract.BUILTIN_MODELS))
@@ -79,8 +98,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         default="digits",
         help=f"{', '.join(contract.BUILTIN_DATASETS)}, synthetic:<image|text>:<classes>:<size>",
     )
-    parser.add_argument("--path", help="folder of the data set's parquet files")
+    parser.add_argument(
+        "--data", dest="path", metavar="FOLDER", help="folder that holds the data set"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="keep records, checkpoint and result here"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -88,7 +112,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help=f"{', '.join((*config.HYPERPARAMETERS, *config.EXTRAS))}",
     )
-    return parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [word for word in parser.format_usage().split() if word.startswith("[--")]
+        close = difflib.get_close_matches(
+            unknown[0].partition("=")[0], [word.strip("[]") for word in known], n=1
+        )
+        hint = f"did you mean {close[0]}?" if close else "--help shows what is"
+        raise BadConfigError(f"{unknown[0]}: is no argument of this program; {hint}")
+    return options
 
 
 def trial(options: argparse.Namespace) -> config.TrialConfig:
@@ -109,7 +141,9 @@ def trial(options: argparse.Namespace) -> config.TrialConfig:
 
 
 def _pair(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise BadConfigError(f"--set {text}: must be NAME=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -119,6 +153,11 @@ def _pair(text: str) -> tuple[str, Any]:
 def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
     """Run the trial, and return why it ended; raises `TrainerError` for every other end."""
     chosen = trial(options)
+    recorder: hand.Recorder | None = None
+    if not current().in_trial:
+        recorder = hand.Recorder(chosen, options.out)
+        if options.out is not None:
+            chosen = dataclasses.replace(chosen, checkpoint_dir=options.out)
     for name in THREADS:
         os.environ.setdefault(name, "1")
     # Imported only now, so that the threads are set, and what is wrong is told before torch is loaded.
@@ -132,23 +171,39 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
 
         from foretune_trainer import loop  # noqa: PLC0415
     try:
-        device = loop.pick_device()
         training = loop.Training(
-            chosen, loaded, device=device, reporter=current(), meter=meter, leave=leaving
+            chosen,
+            loaded,
+            device=loop.pick_device(),
+            reporter=recorder or current(),
+            meter=meter,
+            leave=leaving,
         )
         leaving.training = True
-        if training.resume():
-            at = training.progress
-            print(f"resumed after epoch {at.epoch}, step {at.step}", flush=True)
-        if not training.run():
-            return "stopped"
-        training.report_test(training.test())
+        return _train(training, recorder)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError(f"the device ran out of memory: {_first_line(error)}") from error
     except RuntimeError as error:
         if any(mark in str(error) for mark in OUT_OF_MEMORY):
             raise OutOfMemoryError(f"the device ran out of memory: {_first_line(error)}") from error
         raise
+
+
+def _train(training: Training, recorder: hand.Recorder | None) -> str:
+    """Train to the end and look at the test once; return why it ended."""
+    if training.resume():
+        at = training.progress
+        print(f"resumed after epoch {at.epoch}, step {at.step}", flush=True)
+    if recorder is not None:
+        recorder.begin(training.progress.epoch)
+    if not training.run():
+        return "stopped"
+    if recorder is not None:
+        training.save()
+    accuracy = training.test()
+    training.report_test(accuracy)
+    if recorder is not None:
+        recorder.end(accuracy)
     return "done"
 
 
@@ -159,10 +214,13 @@ def _first_line(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one trial and return its exit code."""
     started = time.monotonic()
-    options = arguments(sys.argv[1:] if argv is None else argv)
     leaving = Leaving()
     code, reason = ExitCode.BUG, "error"
     try:
+        options = arguments(sys.argv[1:] if argv is None else argv)
+        if options.list:
+            print(listing.text())
+            return int(ExitCode.DONE)
         reason = run(options, leaving, started)
         code = ExitCode.DONE
     except TrainerError as error:

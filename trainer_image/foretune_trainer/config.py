@@ -33,6 +33,25 @@ SYNTHETIC: Final = re.compile(r"synthetic:(image|text):([1-9]\d*):([1-9]\d*)")
 """Names of made data sets: kind, classes, size."""
 
 
+KINDS: Final[Mapping[str, str]] = {
+    "digits": "image",
+    "mnist": "image",
+    "sst2": "text",
+}
+"""What the examples of each data set are."""
+
+NATURAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "image": ("cnn",),
+    "text": ("transformer", "bert"),
+}
+"""Models that are made for images or texts; the others take them as well, with less success."""
+
+
+def natural(model: str, kind: str) -> bool:
+    """Whether a model is made for examples of this kind (`image`, `text`)."""
+    return model in NATURAL[kind]
+
+
 @dataclass(frozen=True)
 class Real:
     """A number in a range; `open_low` leaves its lower end out."""
@@ -41,6 +60,12 @@ class Real:
     low: float
     high: float
     open_low: bool = False
+
+    @property
+    def range(self) -> str:
+        """Say what is taken."""
+        sign = ">" if self.open_low else ">="
+        return f"a number {sign} {self.low:g} and <= {self.high:g}"
 
     def read(self, value: Any) -> float:
         """Return the value; raises `ValueError` saying what would be right."""
@@ -51,8 +76,7 @@ class Real:
             and not (self.open_low and value == self.low)
         )
         if not right:
-            sign = ">" if self.open_low else ">="
-            raise ValueError(f"must be a number {sign} {self.low:g} and <= {self.high:g}")
+            raise ValueError(f"must be {self.range}")
         return float(value)
 
 
@@ -64,12 +88,17 @@ class Whole:
     low: int
     high: int
 
+    @property
+    def range(self) -> str:
+        """Say what is taken."""
+        return f"a whole number from {self.low} to {self.high}"
+
     def read(self, value: Any) -> int:
         """Return the value; raises `ValueError` saying what would be right. 32.0 is 32."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         # The range first: infinity has no floor.
         if not number or not self.low <= value <= self.high or value != math.floor(value):
-            raise ValueError(f"must be a whole number from {self.low} to {self.high}")
+            raise ValueError(f"must be {self.range}")
         return int(value)
 
 
@@ -80,10 +109,15 @@ class Word:
     default: str
     words: tuple[str, ...]
 
+    @property
+    def range(self) -> str:
+        """Say what is taken."""
+        return f"one of {', '.join(self.words)}"
+
     def read(self, value: Any) -> str:
         """Return the value; raises `ValueError` saying what would be right."""
         if value not in self.words:
-            raise ValueError(f"must be one of {', '.join(self.words)}")
+            raise ValueError(f"must be {self.range}")
         return str(value)
 
 
@@ -98,6 +132,15 @@ HYPERPARAMETERS: Final[Mapping[str, Field]] = {
     "epochs": Whole(10, 1, 100_000),
 }
 """The six of the contract."""
+
+USUAL: Final[Mapping[str, str]] = {
+    "learning_rate": "0.0001 to 0.1",
+    "batch_size": "16 to 128",
+    "layers": "2 to 5",
+    "dropout": "0.1 to 0.4",
+    "epochs": "10 to 40",
+}
+"""Where the good values of a hyperparameter mostly are: what a space should span."""
 
 EXTRAS: Final[Mapping[str, Field]] = {
     "width": Whole(None, 8, 4096),
