@@ -8,9 +8,12 @@ E of its constants, m query rows.
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 from scipy.optimize import minimize
@@ -23,7 +26,6 @@ from foretune.search.posterior import cholesky, finite
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from foretune.search.tasks import Summary
@@ -44,6 +46,9 @@ NOISE_MODE: Final = math.log(0.05)
 NOISE_SPREAD: Final = 1.0
 """Log-normal prior of the noise variance."""
 
+BLOCK: Final = 1 << 16
+"""Kernel values computed at once: they stay in the cache of a core."""
+
 
 class Basis:
     """One function a task, fitted once, evaluated anywhere."""
@@ -51,32 +56,32 @@ class Basis:
     def __init__(self, tasks: Sequence[Summary]) -> None:
         """Fit the shared kernel, and condition each task's process on its rows."""
         self.names: Final = tuple(task.name for task in tasks)
-        self._tasks = tuple(tasks)
         self._lengthscales, self.noise = _fitted(tasks)
         self.lengthscales: Final = self._lengthscales[: tasks[0].rows.shape[1]]
-        self._weights: list[Tensor] = []
+        weights: list[Tensor] = []
         missed = spread = 0.0
         for task in tasks:
             scaled = _known(task) / self._lengthscales
             K = matern(scaled, scaled)
             L = cholesky(K + self.noise * torch.eye(len(K), dtype=torch.float64))
-            weights = torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1)
-            self._weights.append(weights)
-            left_out = weights / torch.cholesky_inverse(L).diagonal()
+            weights.append(torch.cholesky_solve(task.z.unsqueeze(1), L).squeeze(1))
+            left_out = weights[-1] / torch.cholesky_inverse(L).diagonal()
             missed += float(left_out.square().sum())
             spread += float((task.z - task.z.mean()).square().sum())
         self.followed: Final = 1 - missed / spread if spread > 0 else 0.0
         """Share of the scores' variance that each row's neighbours predict, the row itself left out
         (R. Dubrule, "Cross validation of kriging in a unique neighborhood", 1983)."""
-        self._points = [_known(task) / self._lengthscales for task in tasks]
+        self._groups = _groups(tasks, weights, self._lengthscales)
 
     def at(self, X: Tensor) -> Rows:
         """Return `m x D` rows with the scores (`m x T`) that each task expects there."""
-        columns = [
-            matern(self._scaled(X, task), points) @ weights
-            for task, points, weights in zip(self._tasks, self._points, self._weights, strict=True)
-        ]
-        values = torch.stack(columns, dim=1)
+        values = X.new_empty(len(X), len(self.names))
+        for group in self._groups:
+            here = X * (group.known / self.lengthscales)
+            besides = group.points.shape[1] - here.shape[1]
+            scaled = torch.cat([here, here.new_zeros(len(X), besides)], dim=1)
+            parts = torch.split(scaled, max(1, BLOCK // len(group.points)))
+            values[:, group.places] = torch.cat([group.at(part) for part in parts])
         finite(values)
         return Rows(X, values)
 
@@ -84,9 +89,42 @@ class Basis:
         """Return the shared kernel between rows of the target."""
         return matern(A / self.lengthscales, B / self.lengthscales)
 
-    def _scaled(self, X: Tensor, task: Summary) -> Tensor:
-        here = X * (task.known / self.lengthscales)
-        return torch.cat([here, here.new_zeros(len(X), task.besides.shape[1])], dim=1)
+
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that know the same parameters, their N rows one after the other."""
+
+    places: list[int]
+    """Which of the tasks, G of them."""
+    known: Tensor
+    """`D`."""
+    points: Tensor
+    """`N x (D + E)`, in units of the length scales."""
+    weights: Tensor
+    """`N`."""
+    starts: list[int]
+    """The first row of each task."""
+
+    def at(self, scaled: Tensor) -> Tensor:
+        """Return the scores (`m x G`) at `m x (D + E)` rows in units of the length scales."""
+        parts = (matern(scaled, self.points) * self.weights).numpy()
+        return torch.from_numpy(np.add.reduceat(parts, self.starts, axis=1))
+
+
+def _groups(
+    tasks: Sequence[Summary], weights: Sequence[Tensor], lengthscales: Tensor
+) -> list[_Group]:
+    """Return the tasks by what they know: one kernel matrix serves all of a group."""
+    places: dict[tuple[float, ...], list[int]] = {}
+    for i, task in enumerate(tasks):
+        places.setdefault(tuple(task.known.tolist()), []).append(i)
+    groups: list[_Group] = []
+    for members in places.values():
+        starts = [0, *itertools.accumulate(len(tasks[i].z) for i in members)][:-1]
+        points = torch.cat([_known(tasks[i]) for i in members]) / lengthscales
+        together = torch.cat([weights[i] for i in members])
+        groups.append(_Group(members, tasks[members[0]].known, points, together, starts))
+    return groups
 
 
 def _known(task: Summary) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -44,6 +45,18 @@ class Column:
     values: tuple[Value, ...]
     """The values behind `codes`."""
 
+    @cached_property
+    def rows(self) -> list[list[float]]:
+        """`codes` as plain numbers (a list a level)."""
+        assert self.codes is not None
+        rows: list[list[float]] = self.codes.tolist()
+        return rows
+
+    @cached_property
+    def levels(self) -> dict[str, int]:
+        """Where each of `values` stands among them, by its canonical text."""
+        return {canonical(value): i for i, value in reversed(list(enumerate(self.values)))}
+
     @property
     def stop(self) -> int:
         """First column behind these."""
@@ -75,15 +88,15 @@ class Encoding:
 
     def encode(self, configurations: Sequence[Mapping[str, Value]]) -> Tensor:
         """Return the `n x D` rows of legal configurations."""
-        rows = torch.zeros(len(configurations), self.width, dtype=torch.float64)
-        for i, params in enumerate(configurations):
-            for column in self.columns:
-                value = params[column.parameter.name]
+        numbers: list[list[float]] = [[] for _ in configurations]
+        for column in self.columns:
+            name, parameter = column.parameter.name, column.parameter
+            for row, params in zip(numbers, configurations, strict=True):
                 if column.codes is None:
-                    rows[i, column.start] = min(1.0, max(0.0, column.parameter.to_unit(value)))
+                    row.append(min(1.0, max(0.0, parameter.to_unit(params[name]))))
                 else:
-                    rows[i, column.start : column.stop] = column.codes[_level(column, value)]
-        return rows
+                    row.extend(column.rows[_level(column, params[name])])
+        return torch.tensor(numbers, dtype=torch.float64).reshape(len(numbers), self.width)
 
     def decode(self, row: Tensor) -> Params:
         """Return the legal configuration nearest to a row of `D` numbers."""
@@ -163,8 +176,7 @@ def _level(column: Column, value: Value) -> int:
     if isinstance(parameter, Float | Int):
         assert parameter.step is not None
         return min(len(column.values) - 1, round((float(value) - parameter.low) / parameter.step))
-    key = canonical(value)
-    return next(i for i, option in enumerate(column.values) if canonical(option) == key)
+    return column.levels[canonical(value)]
 
 
 def _nearest(column: Column, part: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ LOCAL_LENGTH: Final = 0.35
 STEPS: Final = 20
 """Newton steps; a handful converge."""
 
+CONVERGED: Final = 1e-6
+"""Change of the log odds from which on they have converged: the error left is about its square."""
+
 LEVEL_VARIANCE: Final = 2.0
 """Prior variance of the level of a task's log odds; half of it is shared by all tasks."""
 
@@ -52,11 +55,12 @@ class Feasibility:
     def __init__(self, worked: Tensor, failed: Tensor) -> None:
         """Condition on `w x D` rows that worked and `f x D` rows that failed."""
         self._X = torch.cat([worked, failed])
-        self._fit = _Laplace(_kernel(self._X, self._X), _signs(len(worked), len(failed)))
+        fit = _Laplace(_kernel(self._X, self._X), _signs(len(worked), len(failed)))
+        self._predict = _Prediction(fit, torch.ones(len(self._X)).double(), torch.zeros(()))
 
     def log_probability(self, X: Tensor) -> Tensor:
         """Return log P(feasible) at `m x D` rows, differentiable in them."""
-        return self._fit.log_probability(_kernel(X, self._X), _diagonal(X))
+        return self._predict(_kernel(X, self._X), _diagonal(X))
 
 
 class SharedFeasibility:
@@ -69,16 +73,28 @@ class SharedFeasibility:
 
     def __init__(self, X: Tensor, failed: Tensor, task: Tensor) -> None:
         """Condition on `n x D` rows, which of them failed (`n`), and their tasks (`n`; 0 is this job)."""
-        self._X, self._own = X, task == 0
+        self._X = X
         same = task.unsqueeze(0) == task.unsqueeze(1)
         sign = 1.0 - 2.0 * failed.to(torch.float64)
         within = _kernel(X, X)
-        fits = [_Laplace(_covariance(within, same, model), sign) for model in MODELS]
+        fits: list[_Laplace] = []
+        for model in MODELS:
+            start = fits[-1].log_odds if fits else None
+            fits.append(_Laplace(_covariance(within, same, model), sign, start))
         weights = torch.tensor([f.log_evidence for f in fits], dtype=torch.float64).softmax(dim=0)
         self.weights: Final = dict(zip(MODELS, weights.tolist(), strict=True))
         """Weight of each of `MODELS`; those that hardly count predict nothing."""
-        self._fits = [
-            (model, fit, math.log(self.weights[model]))
+        own = (task == 0).to(torch.float64)
+        self._parts = [
+            (
+                model.pattern,
+                _Prediction(
+                    fit,
+                    model.pattern * (own + model.share * (1 - own)),
+                    LEVEL_VARIANCE / 2 * (1 + own),
+                ),
+                math.log(self.weights[model]),
+            )
             for model, fit in zip(MODELS, fits, strict=True)
             if self.weights[model] >= COUNTS
         ]
@@ -87,11 +103,8 @@ class SharedFeasibility:
         """Return log P(feasible) in this job at `m x D` rows, differentiable in them."""
         cross, diagonal = _kernel(X, self._X), _diagonal(X)
         parts = [
-            fit.log_probability(
-                _covariance(cross, self._own, model), model.pattern * diagonal + LEVEL_VARIANCE
-            )
-            + log_weight
-            for model, fit, log_weight in self._fits
+            predict(cross, pattern * diagonal + LEVEL_VARIANCE) + log_weight
+            for pattern, predict, log_weight in self._parts
         ]
         total: Tensor = torch.stack(parts, dim=1).logsumexp(dim=1)
         return total
@@ -118,41 +131,62 @@ def _covariance(within: Tensor, same: Tensor, model: _Model) -> Tensor:
 
 
 class _Laplace:
-    """The posterior of the log odds at `n` rows, and what follows from it elsewhere."""
+    """The posterior of the log odds at `n` rows."""
 
-    def __init__(self, K: Tensor, sign: Tensor) -> None:
-        """Condition on signs (`n`, +1 worked, -1 failed) under the covariance `K`."""
-        f = torch.full_like(sign, PRIOR_LOGIT)
-        identity = torch.eye(len(sign), dtype=torch.float64)
+    def __init__(self, K: Tensor, sign: Tensor, start: Tensor | None = None) -> None:
+        """Condition on signs (`n`, +1 worked, -1 failed) under the covariance `K`.
+
+        `start` (`n`) are log odds that are thought to be near the answer, which does not depend on them.
+        """
+        f = torch.full_like(sign, PRIOR_LOGIT) if start is None else start
         for _ in range(STEPS):
             p = f.sigmoid()
             root = (p * (1 - p)).clamp(min=1e-9).sqrt()
-            gradient = (sign + 1) / 2 - p
-            b = root.square() * (f - PRIOR_LOGIT) + gradient
-            B = identity + root.unsqueeze(1) * K * root.unsqueeze(0)
-            self._L = torch.linalg.cholesky(B)
-            solved = torch.cholesky_solve((root * (K @ b)).unsqueeze(1), self._L).squeeze(1)
+            b = root.square() * (f - PRIOR_LOGIT) + (sign + 1) / 2 - p
+            L = _factor(K, root)
+            solved = torch.cholesky_solve((root * (K @ b)).unsqueeze(1), L).squeeze(1)
             new = PRIOR_LOGIT + K @ (b - root * solved)
-            done = bool((new - f).abs().max() < 1e-8)  # noqa: PLR2004 - converged in float64
+            done = bool((new - f).abs().max() < CONVERGED)
             f = new
             if done:
                 break
         p = f.sigmoid()
-        self._root = (p * (1 - p)).clamp(min=1e-9).sqrt()
-        self._gradient = (sign + 1) / 2 - p
-        B = identity + self._root.unsqueeze(1) * K * self._root.unsqueeze(0)
-        self._L = torch.linalg.cholesky(B)
+        self.log_odds: Final = f
+        self.root: Final = (p * (1 - p)).clamp(min=1e-9).sqrt()
+        self.gradient: Final = (sign + 1) / 2 - p
+        self.L: Final = _factor(K, self.root)
         likelihood = torch.nn.functional.logsigmoid(sign * f).sum()
-        prior = -0.5 * self._gradient @ (f - PRIOR_LOGIT)
-        self.log_evidence: Final = float(likelihood + prior - self._L.diagonal().log().sum())
+        prior = -0.5 * self.gradient @ (f - PRIOR_LOGIT)
+        self.log_evidence: Final = float(likelihood + prior - self.L.diagonal().log().sum())
 
-    def log_probability(self, cross: Tensor, diagonal: Tensor) -> Tensor:
-        """Return log P(worked) (`m`) where the covariance with the rows is `cross` (`m x n`)."""
-        mean = PRIOR_LOGIT + cross @ self._gradient
-        half = torch.linalg.solve_triangular(
-            self._L, (cross * self._root).transpose(0, 1), upper=False
-        )
-        variance = (diagonal - half.square().sum(dim=0)).clamp(min=0.0)
+
+def _factor(K: Tensor, root: Tensor) -> Tensor:
+    """Return the lower Cholesky factor of I + root K root."""
+    B = (root.unsqueeze(1) * K).mul_(root)
+    B.diagonal().add_(1.0)
+    L: Tensor = torch.linalg.cholesky(B)
+    return L
+
+
+class _Prediction:
+    """What a posterior says where the covariance with its `n` rows is `scale * within + offset`.
+
+    Multiplied out once, so that models that differ in `scale` and `offset` alone share one `within`.
+    """
+
+    def __init__(self, fit: _Laplace, scale: Tensor, offset: Tensor) -> None:
+        """Take `scale` and `offset`, one for each row, or for all (`n` or scalar)."""
+        self._slope = scale * fit.gradient
+        self._level = PRIOR_LOGIT + float((offset * fit.gradient).sum())
+        columns = torch.cat([torch.diag(fit.root * scale), (fit.root * offset).unsqueeze(1)], dim=1)
+        half = torch.linalg.solve_triangular(fit.L, columns, upper=False)
+        self._half, self._shift = half[:, :-1].transpose(0, 1), half[:, -1]
+
+    def __call__(self, within: Tensor, diagonal: Tensor) -> Tensor:
+        """Return log P(worked) (`m`) from `within` (`m x n`) and prior variances (`m`)."""
+        mean = self._level + within @ self._slope
+        half = torch.addmm(self._shift, within, self._half)
+        variance = (diagonal - half.square().sum(dim=1)).clamp(min=0.0)
         # MacKay's approximation of the sigmoid averaged over a Gaussian.
         return torch.nn.functional.logsigmoid(mean / (1 + math.pi / 8 * variance).sqrt())
 

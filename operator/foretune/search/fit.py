@@ -143,7 +143,10 @@ def matern(A: Tensor, B: Tensor) -> Tensor:
         A.square().sum(dim=1).unsqueeze(1)
         + B.square().sum(dim=1).unsqueeze(0)
         - 2 * A @ B.transpose(0, 1)
-    ).clamp(min=0.0)
-    # The square root needs a little above 0, where its derivative is infinite.
-    r = (5 * square + 1e-15).sqrt()
-    return (1 + r + r.square() / 3) * (-r).exp()
+    )
+    if square.requires_grad:
+        # The square root needs a little above 0, where its derivative is infinite.
+        r = (5 * square.clamp(min=0.0) + 1e-15).sqrt()
+        return (1 + r + r.square() / 3) * (-r).exp()
+    r = square.clamp_(min=0.0).mul_(5).add_(1e-15).sqrt_()  # the same in place, twice as fast
+    return r.square().div_(3).add_(1 + r).mul_(r.neg().exp_())
