@@ -109,6 +109,7 @@ def test_bad_input_is_one_line(
     history.close()
 
 
+@pytest.mark.slow
 def test_list_and_export_give_everything_back(
     files: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

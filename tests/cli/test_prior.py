@@ -23,6 +23,8 @@ from foretune.experiment.tasks import data_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 try:
     DATA = data_folder()
 except InvalidInputError:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from foretune.domain.trial import Trial
     from foretune.search.designer import Problem, SourceTask
 
+pytestmark = pytest.mark.slow
+
 BREAKS = {
     "cholesky": torch.linalg.LinAlgError("the matrix is not positive definite"),
     "nan": NotFiniteError("nan"),

@@ -23,6 +23,8 @@ from foretune.domain.trial import EndReason, TrialState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("csv", "parquet", "jsonl")
 
 # PostgreSQL and SQLite keep any text but NUL and halves of surrogate pairs.

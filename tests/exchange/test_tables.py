@@ -138,6 +138,7 @@ def test_what_can_not_be_guessed_is_asked(tmp_path: Path) -> None:
         guess(CsvTable(path))
 
 
+@pytest.mark.slow
 def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     """A Parquet table with types, gaps and a list as curve gives the trials that a CSV file gives."""
     table = {

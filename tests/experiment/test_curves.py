@@ -73,6 +73,7 @@ def test_what_the_past_is(tasks: list[c.Recorded]) -> None:
     assert c.prior_of(tasks[0], tasks[:4], grace=4) is None
 
 
+@pytest.mark.slow
 def test_the_table_has_each_rule_with_its_interval(tasks: list[c.Recorded], tmp_path: Path) -> None:
     """Rules with and without the past stand beside each other; what was written by hand is kept."""
     found = c.measure(tasks[:5], trials=12, runs=2)

@@ -216,6 +216,7 @@ def test_a_finite_space_is_emptied_without_a_duplicate(algorithm):
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.slow
 def test_a_budget_of_cost_lets_cheap_trials_come_first():
     """Of configurations as good as each other the cheap one is tried; without a budget as before."""
     space = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}

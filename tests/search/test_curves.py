@@ -62,6 +62,7 @@ UNITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @given(share=st.floats(0.0, 1.0), other=st.floats(0.0, 1.0))
 def test_a_unit_is_left_as_it_is_entered(unit: c.Unit, share: float, other: float) -> None:

@@ -227,6 +227,7 @@ def test_infrastructure_teaches_nothing():
         assert economy.adjust(ENCODING.encode([LARGE, SMALL])).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_order_of_tasks_and_trials_changes_nothing(seed):

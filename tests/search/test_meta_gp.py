@@ -98,6 +98,7 @@ def test_a_negated_history_costs_little() -> None:
     assert regret(trials) < 0.15
 
 
+@pytest.mark.slow
 def test_evidence_tells_a_good_history_from_a_misleading_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -305,6 +306,7 @@ def test_a_history_that_fits_nothing_leaves_the_plain_expert() -> None:
     assert suggestion.detail["rejected"] == {"z": "no parameter in common"}
 
 
+@pytest.mark.slow
 def test_shuffled_values_are_no_history() -> None:
     """Where no past value follows from its parameters, the plain expert works alone and the audit says why."""
     rng = random.Random(0)

@@ -94,6 +94,7 @@ def test_the_loss_is_that_of_botorch() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_fit_is_at_least_as_good_as_botorchs() -> None:
     """The loss reached is not above that of BoTorch's own optimiser."""
     from botorch.fit import fit_gpytorch_mll

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from tests.support.designs import ask, completed, problem
 
@@ -48,6 +49,7 @@ def test_what_is_near_to_a_trial_is_wasted() -> None:
     assert not wasted(line(0.5), line(0.5), 0.0).any()
 
 
+@pytest.mark.slow
 def test_steps_are_not_tried_twice() -> None:
     """On a function of steps the plain expert sees more of them than its trials near the best would."""
     space = Space((Float(name="x", low=0.0, high=1.0), Float(name="y", low=0.0, high=1.0)))

@@ -77,6 +77,7 @@ def test_none_is_none() -> None:
     assert alone.decide(line(0.0, upto=9)) is None
 
 
+@pytest.mark.slow
 def test_auto_is_the_curve_rule_once_the_past_has_taught_it() -> None:
     """With curves of enough past tasks `auto` stops what has no chance, and says by what it knows."""
     tasks = [[line(0.3 + 0.01 * i + 0.001 * t) for i in range(60)] for t in range(5)]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from foretune.search.designer import Designer
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("make", [hyperbo, kernel_only, no_guard])
 def test_each_proposes_new_and_legal_configurations(make: Callable[[], Designer]) -> None:
     """Every variant tunes a small job with a history, and never proposes one twice."""
