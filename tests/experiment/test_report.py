@@ -122,6 +122,24 @@ def test_a_page_tells_terms_sources_and_failures(tmp_path: Path) -> None:
     assert "## Thresholds" in page
 
 
+def test_families_beside_the_main_comparison_get_a_table_without_a_plot(tmp_path: Path) -> None:
+    """A peer at fewer places: all families in full, each family as one table."""
+    runs = [
+        a_run(m, [0.5, 0.4], family=f, task=t, dataset=t)
+        for f in ("xgb34", "fcnet")
+        for t in "ab"
+        for m in ("plain", "ours", "quantile")
+        if m != "quantile" or t == "a"
+    ]
+    report.write(runs, tmp_path, command="")
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "\n#### fcnet, at fewer places: quantile\n" in page
+    drawn = set(re.findall(r"\]\((.*?\.svg)\)", page))
+    assert drawn == {path.name for path in tmp_path.glob("*.svg")}
+    assert {"1-all-families.svg", "1-all-families-1.svg", "1-fcnet.svg"} <= drawn
+    assert "1-fcnet-1.svg" not in drawn
+
+
 def test_a_terminal_gets_aligned_columns() -> None:
     """Numbers stand below each other."""
     text = report.short(RUNS)

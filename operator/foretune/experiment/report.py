@@ -86,12 +86,16 @@ def write(
 
 def _section(key: Key, experiment: Sequence[Run], number: int, page: Page) -> list[str]:
     lines = ["", f"## {title_of(key)}"]
-    for heading, of in groups(experiment).items():
-        for name, part in _together_first(_parts(of)):
-            if heading and name not in (TOGETHER, _parts(of)[0][0]):
-                continue  # beside the main comparison, families one by one say too little
+    for group, (heading, of) in enumerate(groups(experiment).items()):
+        parts = _parts(of)
+        alone = parts[0][0] if len(parts) == 1 else TOGETHER
+        for name, part in _together_first(parts):
             title = f"{name}, {heading}" if heading else name
-            lines += _part(title, part, f"{number}-{title}", page)
+            if heading and name != alone:
+                lines += ["", f"#### {title}", "", f"{_size(part)}.", ""]
+                lines += regret_table(part, intervals=True)
+                continue
+            lines += _part(title, part, f"{number}-{name}{f'-{group}' if heading else ''}", page)
             if name == TOGETHER and not heading:
                 lines += _halves(part)
     return lines

@@ -163,12 +163,14 @@ def critical_difference(methods: int, tasks: int) -> float:
 
 
 def friedman(by_method: Mapping[str, Mapping[tuple[str, str], float]]) -> float:
-    """Return the p of Friedman's test that all methods are alike; NaN for fewer than three methods."""
+    """Return the p of Friedman's test that all methods are alike: 1 if all tie, NaN for fewer than three."""
     names = sorted(by_method)
     tasks = sorted(set.intersection(*(set(by_method[name]) for name in names)))
     if len(names) < 3 or len(tasks) < 2:  # noqa: PLR2004 - the test needs as many
         return float("nan")
     columns = [[by_method[name][task] for task in tasks] for name in names]
+    if all(column == columns[0] for column in columns):
+        return 1.0
     return float(stats.friedmanchisquare(*columns).pvalue)
 
 
