@@ -74,6 +74,19 @@ def test_of_many_rows_few_are_held() -> None:
     assert peak < 20_000 * 300, "a row that is held costs a kilobyte"
 
 
+def test_what_is_kept_shares_no_object_with_the_rows_that_were_given() -> None:
+    """Equal to them it is, yet it doesn't hold their memory: every number and text is its own."""
+    given = [
+        completed(i, {"x": 1000 + i, "y": -0.0, "k": "".join(["a", "dam"])}, 0.5 + i)
+        for i in range(10)
+    ]
+    kept = condensed(replace(task([]), trials=tuple(given))).trials
+    assert kept == tuple(reversed(given))
+    assert all(math.copysign(1, float(trial.params["y"])) == -1 for trial in kept)
+    theirs = {id(x) for trial in given for x in (trial.value, *trial.params.values())}
+    assert not theirs & {id(x) for trial in kept for x in (trial.value, *trial.params.values())}
+
+
 def test_many_tasks_are_kept_smaller() -> None:
     """The rows of all tasks together are bounded, while each still says something."""
     assert limit_for(1) == limit_for(80) == KEPT
