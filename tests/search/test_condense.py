@@ -76,10 +76,7 @@ def test_of_many_rows_few_are_held() -> None:
 
 def test_what_is_kept_shares_no_object_with_the_rows_that_were_given() -> None:
     """Equal to them it is, yet it doesn't hold their memory: every number and text is its own."""
-    given = [
-        completed(i, {"x": 1000 + i, "y": -0.0, "k": "".join(["a", "dam"])}, 0.5 + i)
-        for i in range(10)
-    ]
+    given = [completed(i, {"x": 1000 + i, "y": -0.0, "k": "adam"}, 0.5 + i) for i in range(10)]
     kept = condensed(replace(task([]), trials=tuple(given))).trials
     assert kept == tuple(reversed(given))
     assert all(math.copysign(1, float(trial.params["y"])) == -1 for trial in kept)
