@@ -79,10 +79,10 @@ BODY_LIMIT: Final = 64 * 1024
 STDOUT_MARK: Final = "FORETUNE "
 """Start of a line of stdout that carries one report as JSON behind it."""
 
-BUILTIN_MODELS: Final = ("cnn", "transformer", "bert")
+BUILTIN_MODELS: Final = ("cnn", "resnet", "lstm", "transformer", "bert")
 """Models of the built-in trainer."""
 
-BUILTIN_DATASETS: Final = ("digits", "mnist", "sst2")
+BUILTIN_DATASETS: Final = ("digits", "mnist", "cifar10", "imdb", "ag_news", "sst2")
 """Data sets of the built-in trainer; `synthetic:<image|text>:<classes>:<size>` is one more."""
 
 BUILTIN_METRICS: Final = ("accuracy", "val_loss", "train_loss")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +14,7 @@ from foretune_trainer.resources import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,19 +65,3 @@ def make_config() -> Any:
 def make_training() -> Any:
     """Return `a_training`."""
     return a_training
-
-
-@pytest.fixture
-def real_data() -> Any:
-    """Return a function from a data set's name to its folder; skips where there is none."""
-
-    def folder(name: str) -> Path:
-        base = os.environ.get("FORETUNE_DATA")
-        if not base:
-            pytest.skip("FORETUNE_DATA is not set: no real data sets here")
-        found = Path(base) / "datasets" / name
-        if not found.is_dir():
-            pytest.skip(f"FORETUNE_DATA has no data set {name}")
-        return found
-
-    return folder

@@ -80,11 +80,26 @@ def test_a_parameter_goes_before_an_extra() -> None:
     assert config.parse(raw, {})["weight_decay"] == 0.2
 
 
+BERT = {"model": "bert", "dataset": "sst2"}
+
 WRONG: list[tuple[dict[str, Any], ExitCode, str]] = [
     ({"params": {"learning_rat": 1}}, ExitCode.BAD_EXTRA, "did you mean learning_rate?"),
     ({"params": {"zzz": 1}}, ExitCode.BAD_EXTRA, "there are learning_rate, batch_size"),
     ({"params": {"weight_decay": "much"}}, ExitCode.BAD_EXTRA, "params.weight_decay: must be"),
     ({"params": {"schedule": "steps"}}, ExitCode.BAD_EXTRA, "one of constant, cosine"),
+    ({"params": {"frozen_layers": 1}}, ExitCode.BAD_EXTRA, "goes with bert, not cnn"),
+    ({"params": {"pretrained": 1}}, ExitCode.BAD_EXTRA, "params.pretrained: must be a text"),
+    ({"params": {"warmup": 1}}, ExitCode.BAD_EXTRA, "params.warmup: must be a number >= 0"),
+    (
+        {"workload": BERT, "params": {"frozen_layers": 1}},
+        ExitCode.BAD_EXTRA,
+        "params.frozen_layers: needs pretrained",
+    ),
+    (
+        {"workload": BERT, "params": {"pretrained": "x/y", "width": 64}},
+        ExitCode.BAD_EXTRA,
+        "params.width: comes with the pretrained model",
+    ),
     ({"params": {"lr": 0}}, ExitCode.BAD_CONFIG, "params.lr: must be a number > 0"),
     ({"params": {"lr": "1e-4"}}, ExitCode.BAD_CONFIG, "not '1e-4'"),
     ({"params": {"lr": True}}, ExitCode.BAD_CONFIG, "must be a number"),
@@ -152,4 +167,5 @@ def test_digest() -> None:
     assert digest(lr=0.1) == digest(learning_rate=0.1)
     assert digest(lr=0.1) != digest(lr=0.2)
     assert digest(epochs=3) == digest(epochs=9)
-    assert digest(epochs=3, schedule="cosine") != digest(epochs=9, schedule="cosine")
+    for extra in ({"schedule": "cosine"}, {"warmup": 0.1}):
+        assert digest(epochs=3, **extra) != digest(epochs=9, **extra)

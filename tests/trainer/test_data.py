@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foretune import contract
 from foretune.contract import ExitCode
-from foretune_trainer import data
+from foretune_trainer import config, data
 from foretune_trainer.data import datasets, words
 from foretune_trainer.errors import BadConfigError, DataUnreachableError, TrainerError
 
@@ -54,6 +55,17 @@ def test_digits_are_those_of_scikit_learn(make_config: Make) -> None:
     assert (found.kind, found.classes) == ("image", 10)
     assert (len(found.train), len(found.valid), len(found.test)) == (1299, 143, 355)
     assert found.train.inputs.shape[1:] == (1, 8, 8)
+
+
+def test_every_data_set_has_a_source() -> None:
+    """What a data set holds is said the same way wherever it is said."""
+    assert tuple(config.KINDS) == contract.BUILTIN_DATASETS
+    assert {"digits", *datasets.SOURCES} == set(config.KINDS)
+    for name, source in datasets.SOURCES.items():
+        assert source.column == config.KINDS[name]
+    assert {one for models in config.NATURAL.values() for one in models} == set(
+        contract.BUILTIN_MODELS
+    )
 
 
 def test_validation_is_held_out_of_train(make_config: Make) -> None:
@@ -211,6 +223,37 @@ class TestHub:
         monkeypatch.setitem(datasets.SOURCES, "sst2", source)
         found = data.load(make_config(workload=workload("sst2")))
         assert (len(found.train), len(found.valid), len(found.test)) == (54, 6, 10)
+
+    def test_another_folder(
+        self, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder of CSV files, or of images named by their class, is read as the library reads it."""
+        import datasets as library
+        from PIL import Image
+
+        monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        table, pictures = tmp_path / "table", tmp_path / "pictures"
+        table.mkdir()
+        for name, count in (("train", 40), ("validation", 10)):
+            rows = "".join(f"word{n % 2} number {n},{n % 2}\n" for n in range(count))
+            (table / f"{name}.csv").write_text(f"text,label\n{rows}")
+            for n in range(count):
+                path = pictures / name / f"class{n % 2}" / f"{n}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((6, 6, 3), n, np.uint8)).save(path)
+        for dataset, folder in (("sst2", table), ("cifar10", pictures)):
+            found = data.load(make_config(workload=workload(dataset, folder)))
+            assert (len(found.train), len(found.valid), len(found.test)) == (36, 4, 10)
+            assert found.classes == 2
+        (table / "train.csv").write_text("text,label\na,good\nb,bad\n")
+        with pytest.raises(BadConfigError, match="labels must be whole numbers"):
+            data.load(make_config(workload=workload("sst2", table)))
+
+    def test_nothing_to_read(self, make_config: Make, tmp_path: Path) -> None:
+        """A folder that not even the library can read ends with 74."""
+        (tmp_path / "notes.bin").write_bytes(b"nothing")
+        with pytest.raises(DataUnreachableError, match="neither a folder with data"):
+            data.load(make_config(workload=workload("sst2", tmp_path)))
 
     def test_offline(self, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without network and cache the end is 74, and the message names hub, cache and the way out."""

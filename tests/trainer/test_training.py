@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tests.support.trials import trial_json
 
+from foretune import contract
 from foretune.contract import ExitCode
 from foretune_trainer import checkpoint
 from foretune_trainer.errors import DivergedError, PreemptedError
@@ -50,7 +52,7 @@ class AtStep:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cnn", "transformer", "bert"])
+@pytest.mark.parametrize("model", contract.BUILTIN_MODELS)
 @pytest.mark.parametrize("dataset", [IMAGE, TEXT])
 def test_every_cell_learns(
     make_config: MakeConfig, make_training: MakeTraining, model: str, dataset: str
@@ -82,35 +84,6 @@ def test_digits(make_config: MakeConfig, make_training: MakeTraining, optimizer:
     assert training.test() > 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "dataset", "chance"),
-    [("cnn", "mnist", 0.1), ("transformer", "sst2", 0.5)],
-)
-def test_real_data(
-    make_config: MakeConfig,
-    make_training: MakeTraining,
-    real_data: Any,
-    model: str,
-    dataset: str,
-    chance: float,
-) -> None:
-    """A few thousand real examples from a mounted folder are learnt clearly above chance."""
-    training = make_training(
-        make_config(
-            workload={
-                "model": model,
-                "dataset": dataset,
-                "path": str(real_data(dataset)),
-                "extras": {"max_samples": 3000, "max_length": 24, "width": 32},
-            },
-            params={"lr": 0.003, "epochs": 2, "batch_size": 64, "layers": 1},
-        )
-    )
-    assert training.run()
-    assert training.test() > chance + (1 - chance) / 5
-
-
 def test_same_seed_same_weights(make_config: MakeConfig, make_training: MakeTraining) -> None:
     """Two runs of one configuration end with the same weights; another seed does not."""
     ended = []
@@ -130,6 +103,8 @@ class TestResume:
         [
             *(("cnn", step) for step in (0, 1, 5, 6, 7, 17)),
             *(pytest.param("transformer", step, marks=pytest.mark.slow) for step in (0, 7)),
+            pytest.param("resnet", None, marks=pytest.mark.slow),
+            pytest.param("lstm", None, marks=pytest.mark.slow),
         ],
     )
     def test_equals_the_uninterrupted_run(
@@ -138,15 +113,17 @@ class TestResume:
         make_training: MakeTraining,
         tmp_path: Path,
         model: str,
-        step: int,
+        step: int | None,
     ) -> None:
         """Interrupted before any step, with dropout and a schedule, the weights end bit for bit the same."""
+        step = random.randrange(18) if step is None else step
         params = {
             "epochs": 3,
             "batch_size": 64,
             "dropout": 0.3,
             "optimizer": "adam",
             "schedule": "cosine",
+            "warmup": 0.2,
             "gradient_clip": 1.0,
         }
         changes = {
@@ -321,12 +298,27 @@ def test_extras_change_the_training(make_config: MakeConfig, make_training: Make
         ("label_smoothing", 0.3),
         ("gradient_clip", 0.01),
         ("schedule", "cosine"),
+        ("warmup", 0.5),
         ("precision", "bf16"),
         ("valid_fraction", 0.4),
     ):
         other = make_training(make_config(params={"epochs": 1, "optimizer": "sgd", name: value}))
         assert other.run()
         assert not torch.equal(plain.model.head.weight, other.model.head.weight), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["digits", TEXT])
+@pytest.mark.parametrize("model", contract.BUILTIN_MODELS)
+def test_bf16(
+    make_config: MakeConfig, make_training: MakeTraining, model: str, dataset: str
+) -> None:
+    """Every model trains in bf16 too, on any CPU."""
+    extras = {"precision": "bf16", "max_samples": 96, "max_length": 16, "width": 16}
+    workload = {"model": model, "dataset": dataset, "extras": extras}
+    training = make_training(make_config(workload=workload, params={"epochs": 1}))
+    assert training.run()
+    assert math.isfinite(training._result["val_loss"])
 
 
 @pytest.mark.slow

@@ -36,13 +36,16 @@ SYNTHETIC: Final = re.compile(r"synthetic:(image|text):([1-9]\d*):([1-9]\d*)")
 KINDS: Final[Mapping[str, str]] = {
     "digits": "image",
     "mnist": "image",
+    "cifar10": "image",
+    "imdb": "text",
+    "ag_news": "text",
     "sst2": "text",
 }
 """What the examples of each data set are."""
 
 NATURAL: Final[Mapping[str, tuple[str, ...]]] = {
-    "image": ("cnn",),
-    "text": ("transformer", "bert"),
+    "image": ("cnn", "resnet"),
+    "text": ("lstm", "transformer", "bert"),
 }
 """Models that are made for images or texts; the others take them as well, with less success."""
 
@@ -121,7 +124,25 @@ class Word:
         return str(value)
 
 
-Field = Real | Whole | Word
+@dataclass(frozen=True)
+class Text:
+    """Any text; None as default is none."""
+
+    default: str | None
+
+    @property
+    def range(self) -> str:
+        """Say what is taken."""
+        return "a text"
+
+    def read(self, value: Any) -> str:
+        """Return the value; raises `ValueError` saying what would be right."""
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"must be {self.range}")
+        return value
+
+
+Field = Real | Whole | Word | Text
 
 HYPERPARAMETERS: Final[Mapping[str, Field]] = {
     "learning_rate": Real(1e-3, 0.0, 100.0, open_low=True),
@@ -154,8 +175,17 @@ EXTRAS: Final[Mapping[str, Field]] = {
     "vocabulary": Whole(8000, 16, 1_000_000),
     "max_samples": Whole(None, 10, 2**31 - 1),
     "valid_fraction": Real(0.1, 0.01, 0.5),
+    "warmup": Real(0.0, 0.0, 0.9),
+    "pretrained": Text(None),
+    "frozen_layers": Whole(0, 0, 48),
 }
 """What else may be set, in `builtin.extras` or as a parameter of the space."""
+
+ONLY: Final[Mapping[str, tuple[str, ...]]] = {
+    "pretrained": ("bert",),
+    "frozen_layers": ("bert",),
+}
+"""Extras that not every model has, and the models that do."""
 
 _ALIASES: Final = {
     alias: name for name, others in contract.BUILTIN_PARAMETERS.items() for alias in others
@@ -194,7 +224,9 @@ class TrialConfig:
             "values": {
                 name: value
                 for name, value in sorted(self.values.items())
-                if name != "epochs" or self.values["schedule"] != "constant"
+                if name != "epochs"
+                or self.values["schedule"] != "constant"
+                or self.values["warmup"]
             },
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -222,14 +254,18 @@ def parse(raw: Any, environ: Mapping[str, str]) -> TrialConfig:
     workload, trial = _part(raw, "workload"), _part(raw, "trial")
     params, extras = _part(raw, "params"), _part(workload, "extras")
     checkpoint = _part(raw, "checkpoint")
+    model = _known("workload.model", workload.get("model"), contract.BUILTIN_MODELS)
+    dataset = _dataset(workload.get("dataset"))
+    values = read_values(params, extras)
+    _check_family(model, params, extras, values)
     folder = environ.get(contract.ENV_CHECKPOINT_DIR) or checkpoint.get("dir")
     every = checkpoint.get("everySeconds", CHECKPOINT_EVERY_S)
     return TrialConfig(
-        model=_known("workload.model", workload.get("model"), contract.BUILTIN_MODELS),
-        dataset=_dataset(workload.get("dataset")),
+        model=model,
+        dataset=dataset,
         path=_text("workload.path", workload["path"]) if "path" in workload else None,
         seed=_integer("seed", raw.get("seed", 0)),
-        values=read_values(params, extras),
+        values=values,
         objective=str(_part(raw, "objective").get("metric", "accuracy")),
         job=str(trial.get("job", "local")),
         index=_integer("trial.index", trial.get("index", 0)),
@@ -262,6 +298,21 @@ def read_values(params: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[st
         except ValueError as wrong:
             raise error(f"{path}: {wrong}, not {value!r}") from None
     return values
+
+
+def _check_family(
+    model: str, params: Mapping[str, Any], extras: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Raise `BadExtraError` for an extra that this model does not have, or that another one rules out."""
+    for where, part in (("workload.extras", extras), ("params", params)):
+        for name in part:
+            models = ONLY.get(name, contract.BUILTIN_MODELS)
+            if model not in models:
+                raise BadExtraError(f"{where}.{name}: goes with {', '.join(models)}, not {model}")
+            if name == "width" and values["pretrained"]:
+                raise BadExtraError(f"{where}.{name}: comes with the pretrained model")
+            if name == "frozen_layers" and not values["pretrained"]:
+                raise BadExtraError(f"{where}.{name}: needs pretrained")
 
 
 def _nearest(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from foretune import contract
 from foretune_trainer import config
@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_UNSET: Final = {"width": "the model's", "max_samples": "all", "pretrained": "from scratch"}
+"""What an extra without a default value means."""
+
+
 def text() -> str:
     """Return models by data sets with the natural cells flagged, hyperparameters and extras."""
     models = contract.BUILTIN_MODELS
-    cells = [("data set", "kind", *models)]
+    cells: list[tuple[str, ...]] = [("data set", "kind", *models)]
     for dataset, kind in config.KINDS.items():
         marks = ("natural" if config.natural(model, kind) else "yes" for model in models)
         cells.append((dataset, kind, *marks))
@@ -23,10 +27,11 @@ def text() -> str:
     for name, field in config.HYPERPARAMETERS.items():
         also = ", ".join(contract.BUILTIN_PARAMETERS[name])
         tuned.append((name, also, field.range, config.USUAL.get(name, ""), str(field.default)))
-    extras = [("extra", "values", "default")]
+    extras = [("extra", "models", "values", "default")]
     for name, field in config.EXTRAS.items():
-        default = "the model's or all" if field.default is None else str(field.default)
-        extras.append((name, field.range, default))
+        only = ", ".join(config.ONLY.get(name, ()))
+        default = _UNSET[name] if field.default is None else str(field.default)
+        extras.append((name, only or "all", field.range, default))
     return "\n\n".join(
         (
             "Models by data sets (natural: the model is made for such data)",

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from foretune.contract import Action
 from foretune_trainer import checkpoint
+from foretune_trainer.config import natural
 from foretune_trainer.errors import DivergedError, PreemptedError
 from foretune_trainer.models import build
 from foretune_trainer.optimiser import Optimiser
@@ -103,7 +104,7 @@ class Training:
         )
         self._train = Split(data.train, data, device)
         self._valid = Split(data.valid, data, device)
-        self._steps = math.ceil(len(self._train) / config["batch_size"])
+        self._steps: int = math.ceil(len(self._train) / config["batch_size"])
         self._loss = torch.zeros((), device=device, dtype=torch.float64)
         self.progress = Progress()
         self._checkpoints = checkpoint.Checkpoints(
@@ -210,9 +211,13 @@ class Training:
         return nullcontext()
 
     def _rate(self) -> float:
-        rate = float(self._config["learning_rate"])
+        """Return the learning rate of the next step; its course spans all epochs of the trial."""
+        rate, warmup = float(self._config["learning_rate"]), float(self._config["warmup"])
+        steps = self._steps * int(self._config["epochs"])
+        if self.progress.steps < warmup * steps:
+            return rate * (self.progress.steps + 1) / (warmup * steps + 1)
         if self._config["schedule"] == "cosine":
-            done = self.progress.steps / (self._steps * self._config["epochs"])
+            done = (self.progress.steps / steps - warmup) / (1.0 - warmup)
             rate *= 0.5 * (1.0 + math.cos(math.pi * done))
         return rate
 
@@ -267,6 +272,7 @@ class Training:
     def _tags(self) -> dict[str, Any]:
         cuda = self._device.type == "cuda"
         return {
+            "natural": natural(self._config.model, self._data.kind),
             "device": torch.cuda.get_device_name(self._device) if cuda else "cpu",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

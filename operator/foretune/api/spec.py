@@ -127,11 +127,13 @@ class Search(Model):
 class BuiltinTrial(Model):
     """A trial of the trainer that ships with Foretune."""
 
-    model: str = Field(min_length=1, max_length=64, description="cnn, transformer or bert.")
+    model: str = Field(
+        min_length=1, max_length=64, description="cnn, resnet, lstm, transformer or bert."
+    )
     dataset: str = Field(
         min_length=1,
         max_length=128,
-        description="digits, mnist, sst2, or synthetic:<image|text>:<classes>:<size>.",
+        description="digits, mnist, cifar10, imdb, ag_news, sst2, or synthetic:<image|text>:<classes>:<size>.",
     )
     path: str | None = Field(
         None, max_length=1024, description="Folder of the data set inside the pod."

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretune_trainer.config import SYNTHETIC
-from foretune_trainer.data import synthetic, tables, words
+from foretune_trainer.data import pieces, synthetic, tables, words
 from foretune_trainer.errors import BadConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Source:
 
 SOURCES: Final = {
     "mnist": Source("ylecun/mnist", "image", ("test", "validation"), (1, 28, 28)),
+    "cifar10": Source("uoft-cs/cifar10", "image", ("test", "validation")),
+    "imdb": Source("stanfordnlp/imdb", "text", ("test", "validation")),
+    "ag_news": Source("fancyzhx/ag_news", "text", ("test", "validation")),
     # The hub's test labels of SST-2 are hidden (-1).
     "sst2": Source("stanfordnlp/sst2", "text", ("validation", "test")),
 }
@@ -92,17 +95,20 @@ def load(config: TrialConfig) -> Dataset:
     _check(test, config)
     digest = _fingerprint(train, test)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
-    index = _first(train.labels, config["max_samples"])
-    kept, held = split(train.labels[index], float(config["valid_fraction"]))
+    train = train.first(config["max_samples"])
+    kept, held = split(train.labels, float(config["valid_fraction"]))
     shown: Callable[[Table], NDArray[np.generic]]
     if train.kind == "image":
         shown, vocabulary = _pixels, 0
     else:
-        texts = [train.texts[i] for i in index[kept]]
-        book = words.Vocabulary.of(texts, int(config["vocabulary"]))
+        book: words.Vocabulary | pieces.Pieces
+        if config["pretrained"]:
+            book = pieces.Pieces(config["pretrained"])
+        else:
+            book = words.Vocabulary.of([train.texts[i] for i in kept], int(config["vocabulary"]))
         length = int(config["max_length"])
         shown, vocabulary = (lambda table: book.encode(table.texts, length)), book.size
-    whole = Part(shown(train), train.labels).take(index)
+    whole = Part(shown(train), train.labels)
     fit = whole.take(kept)
     pixels = train.kind == "image"
     return Dataset(
@@ -132,7 +138,7 @@ def _read(config: TrialConfig) -> tuple[Table, Table]:
     source = SOURCES[name]
     if config.path is not None:
         return tables.from_folder(Path(config.path), source.column, source.tests, source.shape)
-    return tables.from_hub(source.hub, source.column, source.tests, source.shape)
+    return tables.from_library(source.hub, source.column, source.tests, source.shape)
 
 
 def _check(table: Table, config: TrialConfig) -> None:
@@ -140,11 +146,6 @@ def _check(table: Table, config: TrialConfig) -> None:
         raise BadConfigError(f"workload.dataset: {config.dataset} has no examples")
     if table.labels.min() < 0:
         raise BadConfigError(f"workload.dataset: {config.dataset} has hidden labels (-1)")
-
-
-def _first(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Return the positions of the first `limit` examples, or of all."""
-    return np.arange(len(labels) if limit is None else min(limit, len(labels)))
 
 
 def split(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from foretune_trainer.errors import BadConfigError, DataUnreachableError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 Shape = tuple[int, int, int]
 
@@ -40,6 +37,10 @@ class Table:
     def kind(self) -> str:
         """Return `image` or `text`."""
         return "text" if self.texts else "image"
+
+    def first(self, limit: int | None) -> Table:
+        """Return the first `limit` examples, or all."""
+        return Table(self.labels[:limit], self.images[:limit], self.texts[:limit])
 
 
 NO_IMAGES: Final = np.zeros((0, 0, 0, 0), np.uint8)
@@ -68,10 +69,13 @@ def from_folder(
     """Return train and test of a folder with a parquet file, or several, a split.
 
     Files are `<split>.parquet` or `<split>-*.parquet`, in the folder or in its `data` folder, as the hub
-    lays them out. Raises `DataUnreachableError` saying what was tried.
+    lays them out. Another folder is left to the library `datasets`, which reads CSV, JSON and folders of
+    images. Raises `DataUnreachableError` saying what was tried.
     """
     found = {name: _files(folder, name) for name in ("train", *tests)}
     test = next((name for name in tests if found[name]), None)
+    if not found["train"] and folder.is_dir() and any(folder.iterdir()):
+        return from_library(str(folder), column, tests, shape)
     if not found["train"] or test is None:
         what = "is no folder" if not folder.is_dir() else "does not hold the data set"
         tried = ", ".join(f"{name}.parquet" for name in ("train", " or ".join(tests)))
@@ -104,10 +108,10 @@ def _concatenated(files: Sequence[Path]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def from_hub(
+def from_library(
     name: str, column: str, tests: Sequence[str], shape: Shape | None
 ) -> tuple[Table, Table]:
-    """Return train and test of a data set of the hub, or of the hub's cache on this machine.
+    """Return train and test of a folder, of a data set of the hub, or of the hub's cache on this machine.
 
     Raises `DataUnreachableError` saying what was tried.
     """
@@ -121,7 +125,7 @@ def from_hub(
         loaded = datasets.load_dataset(name)
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise DataUnreachableError(
-            f"{name}: neither in the cache {datasets.config.HF_DATASETS_CACHE} nor on the hub: "
+            f"{name}: neither a folder with data, nor in the cache {datasets.config.HF_DATASETS_CACHE} nor on the hub: "
             f"{error}; workload.path (trial.builtin.path) takes a folder of parquet instead"
         ) from error
     test = next((one for one in tests if one in loaded), None)
@@ -134,7 +138,10 @@ def from_hub(
 def to_table(table: pa.Table, column: str, shape: Shape | None, where: str) -> Table:
     """Return the examples and labels of an arrow table; raises `BadConfigError` for other columns."""
     # Through lists: arrow's own way to numpy imports pandas.
-    labels = np.asarray(table[_column(table, LABELS, where)].to_pylist(), np.int64)
+    try:
+        labels = np.asarray(table[_column(table, LABELS, where)].to_pylist(), np.int64)
+    except (TypeError, ValueError) as error:
+        raise BadConfigError(f"{where}: labels must be whole numbers: {error}") from error
     values = table[_column(table, COLUMNS[column], where)]
     if column == "text":
         return Table(labels, NO_IMAGES, [text or "" for text in values.to_pylist()])
@@ -151,7 +158,7 @@ def _column(table: pa.Table, names: Sequence[str], where: str) -> str:
 
 def _images(values: Sequence[Any], shape: Shape | None, where: str) -> NDArray[np.uint8]:
     """Return `n x c x h x w` pixels of raw bytes or of encoded images (PNG, JPEG)."""
-    blobs = [value["bytes"] if isinstance(value, dict) else value for value in values]
+    blobs = [_bytes(value) for value in values]
     if shape is not None and all(len(blob) == shape[0] * shape[1] * shape[2] for blob in blobs):
         return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(blobs), *shape)
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - only encoded images need it
@@ -168,3 +175,10 @@ def _images(values: Sequence[Any], shape: Shape | None, where: str) -> NDArray[n
     if len({image.shape for image in pixels}) != 1:
         raise BadConfigError(f"{where}: images must all have the same size and number of channels")
     return np.stack(pixels)
+
+
+def _bytes(value: Any) -> bytes:
+    """Return an image as bytes: as they are, or of the hub's column, which may only name a file."""
+    if not isinstance(value, dict):
+        return bytes(value)
+    return bytes(value["bytes"]) if value["bytes"] is not None else Path(value["path"]).read_bytes()

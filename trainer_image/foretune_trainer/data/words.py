@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,9 +24,9 @@ FIRST_WORD: Final = 3
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
 
 
-def words(text: str) -> list[str]:
-    """Return words and signs, lower-cased."""
-    return _WORD.findall(text.lower())
+def words(text: str, limit: int | None = None) -> list[str]:
+    """Return words and signs, lower-cased; the first `limit` of them."""
+    return [match[0] for match in islice(_WORD.finditer(text.lower()), limit)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], length: int) -> NDArray[np.int32]:
         """Return `n x m` ids, `m` the longest text's but at most `length`; what is beyond is cut off."""
         rows = [
-            [START, *(self.ids.get(word, UNKNOWN) for word in words(text))][:length]
+            [START, *(self.ids.get(word, UNKNOWN) for word in words(text, length - 1))]
             for text in texts
         ]
         found = np.full((len(rows), max(map(len, rows), default=1)), PAD, np.int32)

@@ -1,4 +1,4 @@
-"""Models. `layers` counts convolution blocks (cnn) or encoder layers (transformer, bert)."""
+"""Models. `layers` counts convolution blocks (cnn), residual blocks (resnet), LSTM or encoder layers."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from foretune_trainer.models import cnn, transformer
+from foretune_trainer.models import cnn, lstm, resnet, transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -12,31 +12,60 @@ if TYPE_CHECKING:
     from foretune_trainer.config import TrialConfig
     from foretune_trainer.data import Dataset
 
-WIDTHS: Final = {"cnn": 16, "transformer": 64, "bert": 128}
+WIDTHS: Final = {"cnn": 16, "resnet": 16, "lstm": 64, "transformer": 64, "bert": 128}
 """Channels of the first block, or size of a token's vector, unless `width` says otherwise."""
+
+_IMAGES: Final = {"cnn": cnn.ImageCnn, "resnet": resnet.ImageResNet}
+_TEXTS: Final = {"cnn": cnn.TextCnn, "resnet": resnet.TextResNet}
 
 
 def build(config: TrialConfig, data: Dataset) -> nn.Module:
     """Return the model of a trial; every model takes images and texts."""
     width = config["width"] or WIDTHS[config.model]
     layers, dropout = config["layers"], config["dropout"]
-    shape = data.train.inputs.shape[1:]
-    if config.model == "cnn":
+    if config.model in _IMAGES:
         if data.kind == "image":
-            return cnn.ImageCnn(shape, data.classes, width=width, layers=layers, dropout=dropout)
-        vocabulary = data.vocabulary
-        return cnn.TextCnn(vocabulary, data.classes, width=width, layers=layers, dropout=dropout)
-    inputs: nn.Module
-    if data.kind == "image":
-        inputs = patches = transformer.Patches(shape, width)
-        length = patches.length
-    else:
-        inputs = transformer.Tokens(data.vocabulary, width)
-        length = config["max_length"]  # the test's longest text may be longer than the training's
+            over_pixels, shape = _IMAGES[config.model], data.train.inputs.shape[1:]
+            return over_pixels(shape, data.classes, width=width, layers=layers, dropout=dropout)
+        over_words = _TEXTS[config.model]
+        return over_words(
+            data.vocabulary, data.classes, width=width, layers=layers, dropout=dropout
+        )
     if config.model == "bert":
-        from foretune_trainer.models import bert  # noqa: PLC0415 - imports transformers
-
-        return bert.Bert(inputs, length, data.classes, width=width, layers=layers, dropout=dropout)
+        return _bert(config, data, width)
+    if config.model == "lstm" and data.kind == "image":
+        rows = lstm.Rows(data.train.inputs.shape[1:])
+        return lstm.Lstm(
+            rows, rows.width, data.classes, width=width, layers=layers, dropout=dropout
+        )
+    inputs, length = _vectors(config, data, width)
+    if config.model == "lstm":
+        return lstm.Lstm(inputs, width, data.classes, width=width, layers=layers, dropout=dropout)
     return transformer.Transformer(
         inputs, length, data.classes, width=width, layers=layers, dropout=dropout
     )
+
+
+def _vectors(config: TrialConfig, data: Dataset, width: int) -> tuple[nn.Module, int]:
+    """Return what makes vectors of patches or words, and how many there are at most."""
+    if data.kind == "image":
+        patches = transformer.Patches(data.train.inputs.shape[1:], width)
+        return patches, patches.length
+    # The test's longest text may be longer than the training's.
+    return transformer.Tokens(data.vocabulary, width), config["max_length"]
+
+
+def _bert(config: TrialConfig, data: Dataset, width: int) -> nn.Module:
+    from foretune_trainer.models import bert  # noqa: PLC0415 - imports transformers
+
+    inputs: nn.Module | None
+    if config["pretrained"]:
+        encoder, inputs = bert.pretrained(config.values), None
+        if data.kind == "image":
+            inputs, _ = _vectors(config, data, encoder.config.hidden_size)
+    else:
+        inputs, length = _vectors(config, data, width)
+        encoder = bert.scratch(
+            length, width=width, layers=config["layers"], dropout=config["dropout"]
+        )
+    return bert.Bert(inputs, encoder, data.classes, config["dropout"])

@@ -1,0 +1,97 @@
+"""Residual blocks: two convolutions and a way around them, over pixels or over the words of a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foretune_trainer.data.words import PAD
+from foretune_trainer.models.cnn import LAST_SIDE, SMALLEST, WIDEN
+from foretune_trainer.models.transformer import START_DEVIATION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Block(nn.Module):
+    """Two convolutions with batch normalisation, added to what came in, which is fitted where it must be."""
+
+    def __init__(self, channels: int, wide: int, *, stride: int = 1, flat: bool = False) -> None:
+        """Take the channels before and after; `flat` is over words, else over pixels."""
+        super().__init__()
+        convolve = nn.Conv1d if flat else nn.Conv2d
+        normalise = nn.BatchNorm1d if flat else nn.BatchNorm2d
+        self.body = nn.Sequential(
+            convolve(channels, wide, 3, stride=stride, padding=1, bias=False),
+            normalise(wide),
+            nn.ReLU(),
+            convolve(wide, wide, 3, padding=1, bias=False),
+            normalise(wide),
+        )
+        self.around: nn.Module = nn.Identity()
+        if stride > 1 or channels != wide:
+            self.around = nn.Sequential(
+                convolve(channels, wide, 1, stride=stride, bias=False), normalise(wide)
+            )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return `n x wide x ...` features, none below zero."""
+        return functional.relu(self.body(inputs) + self.around(inputs))
+
+
+class ImageResNet(nn.Module):
+    """A convolution and `layers` residual blocks, halving between them where there is room."""
+
+    def __init__(
+        self, shape: Sequence[int], classes: int, *, width: int, layers: int, dropout: float
+    ) -> None:
+        """Take the images' `c, h, w`."""
+        super().__init__()
+        channels, *sides = shape
+        side, wide = min(sides), width
+        parts: list[nn.Module] = [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        for layer in range(layers):
+            before, stride = wide, 1
+            if layer and side >= SMALLEST:
+                side, stride = -(-side // 2), 2
+                wide = min(2 * wide, WIDEN * width)
+            parts.append(Block(before, wide, stride=stride))
+        self.blocks = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(LAST_SIDE), nn.Flatten())
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(wide * LAST_SIDE * LAST_SIDE, classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `n x classes` logits of `n x c x h x w` standardised pixels."""
+        logits: Tensor = self.head(self.dropout(self.blocks(pixels)))
+        return logits
+
+
+class TextResNet(nn.Module):
+    """Word vectors, `layers` residual blocks over the words, the largest over the text."""
+
+    def __init__(
+        self, vocabulary: int, classes: int, *, width: int, layers: int, dropout: float
+    ) -> None:
+        """Take the number of token ids."""
+        super().__init__()
+        wide = WIDEN * width
+        self.words = nn.Embedding(vocabulary, wide, padding_idx=PAD)
+        nn.init.normal_(self.words.weight, std=START_DEVIATION)
+        self.blocks = nn.ModuleList(Block(wide, wide, flat=True) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(wide, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return `n x classes` logits of `n x length` tokens."""
+        pad = (tokens == PAD).unsqueeze(1)
+        found = self.dropout(self.words(tokens)).transpose(1, 2)
+        for block in self.blocks:
+            found = block(found).masked_fill(pad, 0.0)
+        logits: Tensor = self.head(self.dropout(found.amax(2)))
+        return logits
