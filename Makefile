@@ -143,6 +143,9 @@ bench-curves: init ## Early stopping on recorded learning curves: what each rule
 	@$(RUN) foretune.experiment curves --runs 4 --half reporting \
 		--families lcbench_a,taskset_imdb_rnn,deepobs_baselines,stepback_runs --to docs/results/curves.md
 
+trainer-grid: init ## Train the 25 cells of the built-in trainer on FORETUNE_DATA: a table in docs/results/trainer.md; hours.
+	@$(RUN) scripts.trainer_grid
+
 peers: init ## Make the environments of the methods of other projects that a replay can run, and try them.
 	@PIP_EXTRA_INDEX_URL="$(lastword $(TORCH_INDEX))" $(RUN) scripts.peers
 	@$(PYTEST) -q tests/experiment/check_peers.py
@@ -176,4 +179,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-history \
-	bench-cluster bench-search bench-curves peers starter-prior fmt crds controlplane packages changelog clean
+	bench-cluster bench-search bench-curves trainer-grid peers starter-prior fmt crds controlplane packages changelog clean
