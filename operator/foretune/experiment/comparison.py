@@ -96,9 +96,13 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     named = {"": whole}
     for names in fewer.values():
         named[f"at fewer places: {', '.join(names)}"] = [*anchors, *names]
-    ablations = [name for name in places if name in OWN]
-    if ablations:
-        named["ablations"] = [*anchors, *ablations]
+    own = [name for name in places if name in OWN]
+    for heading, names in (
+        ("ablations", [name for name in own if name in ABLATIONS]),
+        ("without history", [name for name in own if name not in ABLATIONS]),
+    ):
+        if names:
+            named[heading] = [*anchors, *names]
     found = {
         heading: st.complete(run for run in runs if run["method"] in names)
         for heading, names in named.items()

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from foretune.experiment import statistics as st
 from foretune.experiment.comparison import (
+    OURS,
+    PLAIN,
     by_method,
     compared_table,
     conduct_table,
@@ -24,6 +26,7 @@ from foretune.experiment.comparison import (
 from foretune.experiment.histories import BATTERY
 from foretune.experiment.ledger import FIELDS
 from foretune.experiment.markdown import aligned, p_value
+from foretune.experiment.methods import WITHOUT_HISTORY
 from foretune.experiment.plots import Line, colours_of, rank_plot, regret_plot
 from foretune.experiment.tasks import FAMILIES, HALVES, half_of
 from foretune.experiment.thresholds import checks, checks_table, spoilt_rows, spoilt_table
@@ -87,6 +90,9 @@ def write(
 def _section(key: Key, experiment: Sequence[Run], number: int, page: Page) -> list[str]:
     lines = ["", f"## {title_of(key)}"]
     for group, (heading, of) in enumerate(groups(experiment).items()):
+        named = {run["method"] for run in of} - {PLAIN, OURS}
+        if heading and number > 1 and named <= WITHOUT_HISTORY:
+            continue  # they are the same runs as in the first section
         parts = _parts(of)
         alone = parts[0][0] if len(parts) == 1 else TOGETHER
         for name, part in _together_first(parts):
