@@ -252,9 +252,9 @@ def test_a_report_is_made_of_stored_runs(tmp_path: Path) -> None:
     assert page.count("\n## ") == 3
     assert "\n## Thresholds\n" in page
     assert "| random |" in page
-    assert "![regret of steplaw_dense](1-steplaw_dense-regret.svg)" in page
+    assert "![regret of steplaw_dense](1-steplaw_dense.svg)" in page
     assert len(pq.read_table(pages / "runs.parquet")) == 2 * 3 * 2 * 3
-    for name in ("1-steplaw_dense-regret.svg", "2-steplaw_dense-ranks.svg"):
+    for name in ("1-steplaw_dense.svg", "2-steplaw_dense-ranks.svg"):
         assert (pages / name).read_text(encoding="utf-8").startswith("<svg ")
     assert main(arguments) == 0
     assert (pages / "README.md").read_text(encoding="utf-8") == page

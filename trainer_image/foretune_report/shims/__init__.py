@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
-SITE: Final = Path(__file__).parent / "site"
+SITE: Final = Path(__file__).parent / "startup"
 """Folder with the `sitecustomize` that installs the stand-ins in a command's Python."""
 
 
