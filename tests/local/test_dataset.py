@@ -52,8 +52,8 @@ def test_what_the_trainer_can_read_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("builtin", "path", "said"),
     [
-        ({"dataset": "mnist", "path": "EMPTY"}, "path", "does not hold the data set: tried"),
-        ({"dataset": "mnist"}, "dataset", "neither in the cache"),
+        ({"dataset": "mnist", "path": "EMPTY"}, "path", "neither a folder with data, nor"),
+        ({"dataset": "mnist"}, "dataset", "nor in the cache"),
         (
             {"extras": {"widht": 8}},
             "extras.widht",
