@@ -123,7 +123,7 @@ bench-suggest: init ## Latency of a suggestion at n = 10, 100, 300, and memory.
 	@$(RUN) scripts.bench_suggest
 
 bench-history: init ## Latency of a suggestion after 1e5 and 1e6 rows of past tasks, reading them, and memory.
-	@$(RUN) scripts.bench_history
+	@$(RUN) foretune.experiment latency --out build/bench-history
 
 bench-cluster: init packages controlplane ## Figures of the whole path on a cluster, into build/bench-cluster.json (root).
 	@mkdir -p build

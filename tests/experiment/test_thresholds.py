@@ -148,7 +148,7 @@ def test_coverage_and_latency_are_held_against_their_limits() -> None:
         "0.894 of 376",
     )
     assert states([*plain, *runs("ours", 0.1, values=inside, **predicted)])["A13:"][0] == "not met"
-    case = {"rows": 100000, "first_cpu_s": 1.0, "cpu_p50_s": 0.2, "cpu_p99_s": 0.5}
+    case = {"tasks": 100, "rows": 100000, "first_cpu_s": 1.0, "cpu_p50_s": 0.2, "cpu_p99_s": 0.5}
     case |= {"wall_p50_s": 0.3, "wall_p99_s": 0.9, "growth_mib": 99.0}
     assert states([], {"cases": [case]})["A11:"][0] == "met"
     assert states([], {"cases": [case | {"cpu_p99_s": 0.9}]})["A11:"][0] == "not met"
@@ -159,7 +159,7 @@ def test_latency_is_measured_in_a_process_of_its_own(tmp_path: Any) -> None:
     """A small history: every figure is there, and is read back."""
     from foretune.experiment import latency
 
-    found = latency.measure([500], tmp_path)
+    found = latency.measure([(5, 100)], tmp_path, repeats=4)
     assert latency.read([tmp_path / "nowhere", tmp_path]) == found
     (case,) = found["cases"]
     assert case["rows"] == 500

@@ -82,7 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency = commands.add_parser(
         "latency", help="measure suggestions with made-up histories of many rows"
     )
-    latency.add_argument("--rows", default="100000,1000000", help="rows of the histories, by comma")
+    latency.add_argument(
+        "--shapes",
+        default="100x1000,1000x1000,1x1000000",
+        help="tasks and rows of each, as 100x1000, by comma",
+    )
+    latency.add_argument("--repeats", type=int, default=24, help="suggestions that count")
     latency.add_argument(
         "--out", type=Path, default=Path("build/replay"), help="folder of the figures"
     )
@@ -165,7 +170,9 @@ def _curves(arguments: argparse.Namespace) -> int:
 def _latency(arguments: argparse.Namespace) -> int:
     from foretune.experiment import latency  # noqa: PLC0415
 
-    for case in latency.measure(_numbers("rows", arguments.rows), arguments.out)["cases"]:
+    shapes = [latency.shape_of(shape) for shape in _listed(arguments.shapes)]
+    found = latency.measure(shapes, arguments.out, repeats=arguments.repeats)
+    for case in found["cases"]:
         print(", ".join(f"{name} {value:.4g}" for name, value in case.items()))  # noqa: T201
     return 0
 

@@ -1,7 +1,10 @@
 """How long a suggestion takes with a large history, and what it holds: each size in a process of its own.
 
-The history is made up, since no recorded one has a million rows: tasks of equal size over eight parameters, each
-a noisy valley with its own optimum near a common one. What the caller's own rows hold is told apart from the growth.
+The history is made up, since no recorded one has a million rows: a noisy valley over eight hyperparameters whose
+place depends on the task, one row in twenty out of memory. Preparing is what happens once for a history: its rows are
+read, and the first suggestion fits the model of the past tasks. Latency is that of later suggestions at 100 trials,
+each about another job; the two experts have the turn alternately. Growth is the peak above the bare imports and the
+caller's own rows.
 """
 
 from __future__ import annotations
@@ -11,50 +14,67 @@ import math
 import multiprocessing
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from foretune.api.space import parse_space
+from foretune.domain.job import Goal, Objective
+from foretune.domain.trial import EndReason, Trial, TrialState
+from foretune.errors import InvalidInputError
 from foretune.experiment.campaign import code_digest
-from foretune.experiment.resources import PeakMemory, cpu_s, resident_mib
+from foretune.experiment.resources import PeakMemory, cpu_s
 from foretune.optimizer import Observation, Optimizer, TaskHistory
+from foretune.search.designer import Deadline, Problem, designer_for, split
+from foretune.search.sampling import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-SPACE: Final = {
-    "lr": {"min": 1e-5, "max": 1e-1, "scale": "log"},
-    "weight_decay": {"min": 1e-6, "max": 1e-1, "scale": "log"},
-    "dropout": {"min": 0.0, "max": 0.7},
-    "momentum": {"min": 0.0, "max": 0.99},
-    "batch_size": {"min": 16, "max": 512, "type": "int", "scale": "log"},
-    "layers": {"min": 1, "max": 8, "type": "int"},
-    "mixup": {"min": 0.0, "max": 1.0},
-    "warmup": {"min": 0.0, "max": 0.3},
-}
-"""Eight numbers, some of whose names say what they are."""
+    from foretune.domain.space import Params, Space
 
-TASKS: Final = 100
-"""Tasks among which the rows are divided."""
+OBSERVED: Final = 100
+"""Trials of the job itself."""
 
-OBSERVED: Final = 90
-"""Trials of the job before suggestions count."""
+START: Final = 10
+"""Trials by the plain expert in any case: its start is over."""
 
-COUNTED: Final = 20
-"""Suggestions that count, from `OBSERVED` + 1 on: at 100 observations in the middle."""
+WARM_UP: Final = 4
+"""Suggestions before those that count."""
 
 FILE: Final = "latency.json"
 """Where the figures are kept, in the folder of the runs."""
 
+SPACE: Final = {
+    "learning_rate": {"min": 0.00001, "max": 0.1, "scale": "log"},
+    "batch_size": {"values": [16, 32, 64, 128, 256]},
+    "layers": {"min": 1, "max": 8},
+    "units": {"min": 16, "max": 1024, "scale": "log"},
+    "dropout": {"min": 0.0, "max": 0.6, "type": "float"},
+    "momentum": {"min": 0.1, "max": 0.99},
+    "optimizer": {"values": ["adam", "sgd", "rmsprop"]},
+    "weight_decay": {"min": 0.000001, "max": 0.1, "scale": "log"},
+}
+"""Eight hyperparameters."""
 
-def measure(sizes: Sequence[int], folder: Path) -> dict[str, Any]:
-    """Measure every size, each in a fresh process; write the figures into `folder` and return them."""
+
+def shape_of(text: str) -> tuple[int, int]:
+    """Return tasks and rows of each, as `100x1000` says; raises `InvalidInputError`."""
+    tasks, _, rows = text.partition("x")
+    if not (tasks.isdecimal() and rows.isdecimal() and int(tasks) and int(rows)):
+        raise InvalidInputError(f"shapes: must be TASKSxROWS, as 100x1000, not {text!r}")
+    return int(tasks), int(rows)
+
+
+def measure(shapes: Sequence[tuple[int, int]], folder: Path, *, repeats: int) -> dict[str, Any]:
+    """Measure every shape, each in a fresh process; write the figures into `folder` and return them."""
     context = multiprocessing.get_context("spawn")
     cases: list[dict[str, Any]] = []
-    for rows in sizes:
+    for tasks, rows in shapes:
         with context.Pool(1) as pool:
-            cases.append(pool.apply(case, (rows,)))
+            cases.append(pool.apply(case, (tasks, rows, repeats)))
     found = {"cases": cases, "code": code_digest()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -70,74 +90,100 @@ def read(folders: Sequence[Path]) -> dict[str, Any] | None:
     return None
 
 
-def case(rows: int) -> dict[str, Any]:
-    """Return the figures of one size."""
-    import botorch  # noqa: F401, PLC0415
+def case(tasks: int, rows: int, repeats: int) -> dict[str, Any]:
+    """Return the figures of one shape. Raises `RuntimeError` when a model did not answer."""
+    import botorch  # noqa: F401, PLC0415 - part of what the memory is compared with
     import gpytorch  # noqa: F401, PLC0415
 
-    bare = resident_mib()
-    tasks = history(rows)
-    held = resident_mib() - bare
+    space = parse_space(SPACE, "space")
+    history = [TaskHistory(f"task-{i}", list(_rows(space, i, rows))) for i in range(tasks)]
     memory = PeakMemory()
     began = cpu_s()
-    optimizer = Optimizer(SPACE, history=tasks, seed=0)
-    rng = random.Random(0)  # noqa: S311 - not cryptography
-    _suggest(optimizer, rng)
+    optimizer = Optimizer(space, history=history)
+    reading = cpu_s() - began
+    optimizer.suggest()
     first = cpu_s() - began
-    while len(optimizer.observations) < OBSERVED:
-        params = _drawn(rng)
-        optimizer.observe(params, value=_loss(params, 0.5, rng))
-    taken = [_suggest(optimizer, rng) for _ in range(1 + COUNTED)][1:]
-    cpu, wall = zip(*taken, strict=True)
+    kept = optimizer.history
+    assert isinstance(kept, tuple)
+    designer, objective = designer_for("auto"), Objective(metric="val_loss", goal=Goal.MINIMIZE)
+    cpu, wall, proposers = [], [], set()
+    for seed in range(WARM_UP + repeats):
+        problem = Problem(space=space, objective=objective, seed=seed, history=kept)
+        completed, pending = split(_observed(space, seed))
+        busy, began = cpu_s(), time.perf_counter()
+        proposed = designer.suggest(problem, completed, pending, Deadline(600.0))
+        cpu.append(cpu_s() - busy)
+        wall.append(time.perf_counter() - began)
+        proposers.add(proposed.proposer)
+    if proposers != {"gp", "meta-gp"}:
+        raise RuntimeError(f"{tasks}x{rows}: answered by {sorted(proposers)}, not by the models")
+    cpu, wall = cpu[WARM_UP:], wall[WARM_UP:]
     return {
-        "rows": rows,
+        "tasks": tasks,
+        "rows": tasks * rows,
+        "reading_cpu_s": reading,
         "first_cpu_s": first,
         "cpu_p50_s": float(np.quantile(cpu, 0.5)),
         "cpu_p99_s": float(np.quantile(cpu, 0.99)),
         "wall_p50_s": float(np.quantile(wall, 0.5)),
         "wall_p99_s": float(np.quantile(wall, 0.99)),
         "growth_mib": memory.grown_mib(),
-        "rows_mib": held,
     }
 
 
-def history(rows: int) -> tuple[TaskHistory, ...]:
-    """Return so many rows in `TASKS` tasks."""
-    rng = random.Random(1)  # noqa: S311 - not cryptography
-    found = []
-    for number in range(min(TASKS, rows)):
-        best = 0.5 + 0.2 * rng.random()
-        configurations = [_drawn(rng) for _ in range(rows // min(TASKS, rows))]
-        observations = [Observation(p, value=_loss(p, best, rng)) for p in configurations]
-        found.append(TaskHistory(name=f"task-{number}", observations=observations, space=SPACE))
-    return tuple(found)
+def _loss(params: Params, task: int, rng: random.Random) -> float:
+    """Return a noisy valley over `SPACE` whose place depends on the task."""
+    shift = math.sin(task)
+    lr, layers, units = (float(params[name]) for name in ("learning_rate", "layers", "units"))
+    return (
+        0.2
+        + 0.1 * (math.log10(lr) + 2.7 + 0.4 * shift) ** 2
+        + 0.05 * abs(math.log2(float(params["batch_size"]) / 64))
+        + 0.01 * (layers - 5 - shift) ** 2
+        + 0.02 * (math.log2(units) - 7) ** 2
+        + 0.5 * (float(params["dropout"]) - 0.2) ** 2
+        + 0.1 * (float(params["momentum"]) - 0.8) ** 2
+        + {"adam": 0.0, "sgd": 0.08, "rmsprop": 0.03}[str(params["optimizer"])]
+        + 0.01 * abs(math.log10(float(params["weight_decay"])) + 3)
+        + rng.gauss(0.0, 0.01)
+    )
 
 
-def _suggest(optimizer: Optimizer, rng: random.Random) -> tuple[float, float]:
-    """Return CPU and wall seconds of one suggestion, which is then observed."""
-    busy, began = cpu_s(), time.perf_counter()
-    (suggestion,) = optimizer.suggest()
-    taken = cpu_s() - busy, time.perf_counter() - began
-    optimizer.observe(suggestion.id, value=_loss(suggestion.params, 0.5, rng))
-    return taken
+def _drawn(space: Space, rng: random.Random) -> Params:
+    """Return a random configuration."""
+    return {p.name: draw(p, rng.random()) for p in space.parameters}
 
 
-def _drawn(rng: random.Random) -> dict[str, Any]:
-    return {
-        "lr": 10 ** rng.uniform(-5, -1),
-        "weight_decay": 10 ** rng.uniform(-6, -1),
-        "dropout": rng.uniform(0.0, 0.7),
-        "momentum": rng.uniform(0.0, 0.99),
-        "batch_size": round(2 ** rng.uniform(4, 9)),
-        "layers": rng.randint(1, 8),
-        "mixup": rng.random(),
-        "warmup": rng.uniform(0.0, 0.3),
-    }
+def _rows(space: Space, task: int, count: int) -> Iterator[Observation]:
+    """Yield the rows of a past task, one in twenty out of memory."""
+    rng = random.Random(task)  # noqa: S311 - not cryptography
+    for i in range(count):
+        params = _drawn(space, rng)
+        if i % 20 == 19:  # noqa: PLR2004 - one in twenty
+            yield Observation(params, failure="oom")
+        else:
+            yield Observation(params, value=_loss(params, task, rng))
 
 
-def _loss(params: Mapping[str, Any], best: float, rng: random.Random) -> float:
-    """Return a noisy valley with its lowest learning rate at `best` of its logarithmic range."""
-    lr, dropout, layers = (float(params[name]) for name in ("lr", "dropout", "layers"))
-    away = (math.log10(lr) + 5) / 4 - best
-    rest = (dropout - 0.3) ** 2 + 0.01 * (layers - 4) ** 2
-    return 0.1 + away**2 + 0.3 * rest + rng.gauss(0.0, 0.01)
+def _observed(space: Space, seed: int) -> list[Trial]:
+    """Return the ended trials of a job; by turns it is the one or the other expert's turn."""
+    rng = random.Random(-1 - seed)  # noqa: S311 - not cryptography
+    found: list[Trial] = []
+    for i in range(OBSERVED):
+        trial = Trial(
+            job_uid=f"bench-{seed}",
+            index=i,
+            params=_drawn(space, rng),
+            state=TrialState.COMPLETED,
+            config_hash="",
+            reason=EndReason.DONE,
+            # With few proposals of its own it is the plain expert's turn.
+            proposer="gp" if seed % 2 or i < START else "meta-gp",
+        )
+        if i % 20 == 19:  # noqa: PLR2004 - one in twenty
+            found.append(
+                replace(trial, state=TrialState.INFEASIBLE, reason=EndReason.OUT_OF_MEMORY)
+            )
+        else:
+            found.append(replace(trial, value=_loss(trial.params, 0, rng)))
+    return found

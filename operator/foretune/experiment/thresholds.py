@@ -279,7 +279,10 @@ def _speed(latency: Mapping[str, Any] | None) -> list[Check]:
     )
     if latency is None:
         return [not_measured(name, asked, "`foretune experiment latency` measures it")]
-    return [_fast(f"{name}, {case['rows']:,} rows", asked, case) for case in latency["cases"]]
+    return [
+        _fast(f"{name}, {case['rows']:,} rows in {case['tasks']:,} tasks", asked, case)
+        for case in latency["cases"]
+    ]
 
 
 def _fast(name: str, asked: str, case: Mapping[str, Any]) -> Check:
