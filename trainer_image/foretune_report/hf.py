@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from transformers.trainer_callback import TrainerCallback
 
-from foretune_report.reporter import current
+from foretune_report.reporter import current, number_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Callback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     ) -> None:
         """Report the training loss of a step."""
         if state.is_world_process_zero and logs and "loss" in logs:
-            metrics = {"train_loss": _number(logs["loss"])}
+            metrics = {"train_loss": number_in(logs["loss"])}
             current().report(metrics, step=state.global_step, kind="step")
 
     def on_evaluate(
@@ -76,15 +76,7 @@ def named(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     for name, value in metrics.items():
         if name.endswith(LEFT_OUT):
             continue
-        found[name] = number = _number(value)
+        found[name] = number = number_in(value)
         if name.startswith(PREFIX):
             found.setdefault(ALIASES.get(name, name.removeprefix(PREFIX)), number)
     return found
-
-
-def _number(value: Any) -> float | None:
-    """Return a number; the Trainer's version 5 logs texts."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

@@ -231,6 +231,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def number_in(value: Any) -> float | None:
+    """Return a number that may also stand in a text, as some frameworks log theirs; None for anything else."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return _number(value)
+
+
 def _whole(text: str | None, default: int) -> int:
     try:
         return int(text or default)

@@ -30,6 +30,8 @@ from foretune.domain.job import Goal, Objective
 from foretune.domain.space import Value, canonical
 from foretune.domain.trial import EndReason, Trial, TrialState
 from foretune.errors import InvalidInputError
+from foretune.search.condense import spread
+from foretune.search.registry import params_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +173,7 @@ def brief(task: SourceTask) -> SourceTask | None:
     valued: list[tuple[float, str, Trial]] = []
     failed: list[tuple[str, Trial]] = []
     for trial in task.trials:
-        key = "|".join(f"{n}={canonical(v)}" for n, v in sorted(trial.params.items()))
+        key = params_key(trial.params)
         ended = _code(trial, codes)
         if ended is None or not trial.params:
             continue
@@ -183,7 +185,7 @@ def brief(task: SourceTask) -> SourceTask | None:
         return None
     valued.sort(key=lambda row: row[:2])
     failed.sort(key=lambda row: row[0])
-    kept = [valued[i][2] for i in _chosen(len(valued))]
+    kept = [valued[i][2] for i in spread(len(valued), MAX_ROWS, best=BEST_ROWS)]
     kept += [trial for _, trial in failed[:FAILED_ROWS]]
     trials = tuple(
         Trial(
@@ -214,15 +216,6 @@ def _code(trial: Trial, codes: Mapping[tuple[TrialState, EndReason], int]) -> in
     elif trial.state is TrialState.EARLY_STOPPED:
         reason = EndReason.STOPPED_BY_RULE
     return None if reason is None or trial.nonfinite else codes.get((trial.state, reason))
-
-
-def _chosen(count: int) -> list[int]:
-    """Return the places that are kept of `count` in order of rank."""
-    if count <= MAX_ROWS:
-        return list(range(count))
-    rest = MAX_ROWS - BEST_ROWS
-    step = (count - BEST_ROWS) / rest
-    return [*range(BEST_ROWS), *(BEST_ROWS + int((k + 0.5) * step) for k in range(rest))]
 
 
 def packed(

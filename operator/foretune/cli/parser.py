@@ -123,6 +123,15 @@ def _add_run(commands: Any) -> None:
     )
 
 
+def _add_output(command: Any, forms: tuple[str, ...]) -> None:
+    command.add_argument(
+        *("-o", "--output"),
+        choices=forms,
+        default="table",
+        help="form of the output; default: table",
+    )
+
+
 def _add_readers(commands: Any) -> None:
     status = _add(commands, "status", "show how a job stands, or list all jobs")
     status.add_argument("job", metavar="JOB", nargs="?", help=JOB_HELP + "; none lists all jobs")
@@ -141,12 +150,7 @@ def _add_readers(commands: Any) -> None:
     )
     for command in (status, trials, best, explain):
         forms = ("table", "json") if command is explain else ("table", "json", "csv")
-        command.add_argument(
-            *("-o", "--output"),
-            choices=forms,
-            default="table",
-            help="form of the output; default: table",
-        )
+        _add_output(command, forms)
         source = command.add_mutually_exclusive_group()
         source.add_argument("--history", metavar="FILE", help=HISTORY_HELP)
         source.add_argument(
@@ -216,12 +220,7 @@ def _add_history(commands: Any) -> None:
         help="list the rows that were set aside, with the reason",
     )
     for command in (taken, listed):
-        command.add_argument(
-            *("-o", "--output"),
-            choices=("table", "json"),
-            default="table",
-            help="form of the output; default: table",
-        )
+        _add_output(command, ("table", "json"))
     for command in (taken, given, listed):
         command.add_argument(
             "--history",
@@ -283,12 +282,7 @@ def _add_prior(commands: Any) -> None:
     )
     taken.add_argument("folder", metavar="FOLDER", help="folder with prior.json, prior.safetensors")
     for command in (listed, show):
-        command.add_argument(
-            *("-o", "--output"),
-            choices=("table", "json"),
-            default="table",
-            help="form of the output; default: table",
-        )
+        _add_output(command, ("table", "json"))
     for command in (train, listed, show, promote, given, taken):
         command.add_argument(
             "--history", metavar="FILE", help=HISTORY_HELP + "; priors lie beside it"

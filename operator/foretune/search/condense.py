@@ -21,7 +21,8 @@ import numpy as np
 from foretune.domain.history import SourceTask
 from foretune.domain.job import Goal
 from foretune.search.designer import is_lesson, is_valued
-from foretune.search.suspects import suspects, text
+from foretune.search.registry import params_key
+from foretune.search.suspects import suspects
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -60,7 +61,7 @@ class Condensed(SourceTask):
     @property
     def fingerprint(self) -> int:
         """A number that tells tasks apart, whatever they are called."""
-        keys = [f"{key(t)}:{score:.9g}" for t, score in zip(self.trials, self.scores, strict=True)]
+        keys = [f"{_key(t)}:{score:.9g}" for t, score in zip(self.trials, self.scores, strict=True)]
         return zlib.crc32("\n".join(keys).encode(errors="replace"))
 
 
@@ -104,7 +105,7 @@ class _Reading:
             self._values.append(trial.value)
             self._hashes.append(_hash(trial))
         elif is_lesson(trial):
-            self._failed.append((zlib.crc32(key(trial).encode(errors="replace")), place))
+            self._failed.append((zlib.crc32(_key(trial).encode(errors="replace")), place))
             if len(self._failed) > 2 * self._limit:
                 self._failed = nsmallest(self._limit, self._failed)
         else:
@@ -176,7 +177,7 @@ class _Reading:
                 rows = range(start, stop)
                 trials = self._trials
                 groups[value] = (
-                    sorted(rows, key=lambda i: key(trials[first[i]])) if len(rows) > 1 else [start]
+                    sorted(rows, key=lambda i: _key(trials[first[i]])) if len(rows) > 1 else [start]
                 )
             found.append(groups[value][place - start])
         return found
@@ -184,11 +185,11 @@ class _Reading:
     def _failures(self) -> list[Trial]:
         """Return failed rows, an even choice of them."""
         chosen = nsmallest(self._limit // FAILED, self._failed)
-        return sorted((self._trials[i] for _, i in chosen), key=key)
+        return sorted((self._trials[i] for _, i in chosen), key=_key)
 
     def _without(self, reason: str, places: Sequence[int]) -> Condensed:
         """Return a task that says nothing about good and bad; where trials fail it may say all the same."""
-        kept = sorted((self._trials[i] for i in places[: self._limit]), key=key)
+        kept = sorted((self._trials[i] for i in places[: self._limit]), key=_key)
         trials = (*kept, *self._failures())
         return self._made(trials, scores=(0.0,) * len(trials), reason=reason)
 
@@ -217,16 +218,15 @@ def _copied(trial: Trial, texts: dict[str, str]) -> Trial:
     return replace(trial, params={copied(n): copied(v) for n, v in trial.params.items()}, **told)
 
 
-def key(trial: Trial) -> str:
-    """Return a text equal for equal configurations."""
-    return "|".join(f"{name}={text(value)}" for name, value in sorted(trial.params.items()))
+def _key(trial: Trial) -> str:
+    return params_key(trial.params)
 
 
 def _hash(trial: Trial) -> int:
     try:
         return hash(frozenset(trial.params.items()))
     except TypeError:  # a list or a mapping among the values
-        return hash(key(trial))
+        return hash(_key(trial))
 
 
 def scores(ordered: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -247,11 +247,11 @@ def scores(ordered: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np
     return found
 
 
-def spread(count: int, limit: int) -> list[int]:
-    """Return `limit` of `count` positions: the first third of them, and even steps over the rest."""
+def spread(count: int, limit: int, *, best: int | None = None) -> list[int]:
+    """Return `limit` of `count` positions: the `best` first (a third of them), and even steps over the rest."""
     if count <= limit:
         return list(range(count))
-    first = limit // 3
+    first = limit // 3 if best is None else best
     rest = limit - first
     step = (count - first) / rest
     return [*range(first), *(first + int((k + 0.5) * step) for k in range(rest))]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from torch import Tensor
 from foretune.domain.history import SourceTask
 from foretune.domain.space import Space
 from foretune.domain.trial import Trial, TrialState
-from foretune.search.condense import key
 from foretune.search.costmodel import CostModel, Features, Slopes, slopes
 from foretune.search.designer import Completed
 from foretune.search.feasibility import Feasibility, SharedFeasibility
 from foretune.search.kept import kept_failures, kept_values
 from foretune.search.posterior import CHUNK
+from foretune.search.registry import params_key
 from foretune.search.tasks import placed
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from foretune.search.designer import Problem
     from foretune.search.encode import Encoding
     from foretune.search.feasibility import Feasible
+
+T = TypeVar("T")
 
 TASKS: Final = 32
 """Past tasks read, those with the most trials."""
@@ -157,7 +159,7 @@ def _chosen(source: SourceTask) -> tuple[list[Trial], Tensor]:
     failed = completed.failures
     count = len(valued) + len(failed)
     share = min(1.0, ROWS / count) if count else 1.0
-    lost = _even(sorted(failed, key=key), round(share * len(failed)))
+    lost = _even(sorted(failed, key=lambda t: params_key(t.params)), round(share * len(failed)))
     valued = _even(
         sorted(valued, key=lambda t: (t.value, t.cost or 0.0)), round(share * len(valued))
     )
@@ -166,7 +168,7 @@ def _chosen(source: SourceTask) -> tuple[list[Trial], Tensor]:
     return [*valued, *lost], bad
 
 
-def _even(items: Sequence[Trial], count: int) -> list[Trial]:
+def _even(items: Sequence[T], count: int) -> list[T]:
     """Return `count` of the items at even steps."""
     return [items[int((k + 0.5) * len(items) / count)] for k in range(count)]
 
@@ -177,7 +179,7 @@ def _thinned(tasks: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor
     failed, task = [torch.empty(0, dtype=torch.bool)], [torch.empty(0, dtype=torch.long)]
     for number, (X, bad) in enumerate(tasks, start=1):
         count = min(len(X), max(1, FAILING // len(tasks)))
-        index = torch.tensor([int((k + 0.5) * len(X) / count) for k in range(count)])
+        index = torch.tensor(_even(range(len(X)), count))
         rows.append(X[index])
         failed.append(bad[index])
         task.append(torch.full((count,), number))

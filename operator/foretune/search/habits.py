@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune.domain.job import Goal
-from foretune.domain.space import Choice, Ordinal, canonical
+from foretune.domain.space import Choice, Ordinal
 from foretune.search import sobol
 from foretune.search.designer import Completed, Suggestion, known_keys
-from foretune.search.registry import canonical_name, matched
+from foretune.search.registry import canonical_name, label, matched, params_key
 from foretune.search.sampling import SPARE_POINTS, configuration, tunable
 from foretune.search.simple import initial_trials
 
@@ -132,7 +132,7 @@ def _good(task: SourceTask) -> list[Params]:
     rows = [
         (
             sign * trial.value,
-            "|".join(f"{n}={canonical(v)}" for n, v in trial.params.items()),
+            params_key(trial.params),
             trial,
         )
         for trial in Completed(task.trials).valued
@@ -148,9 +148,9 @@ def _good(task: SourceTask) -> list[Params]:
 def _density(parameter: Parameter, values: Sequence[tuple[Value, float]]) -> list[float] | None:
     """Return the density over cells of [0, 1], a cell an option of a choice; None if nothing is known."""
     if isinstance(parameter, Choice):
-        words = [_word(option) for option in parameter.options]
+        words = [label(option) for option in parameter.options]
         places = [
-            (words.index(_word(value)), weight) for value, weight in values if _word(value) in words
+            (words.index(label(value)), weight) for value, weight in values if label(value) in words
         ]
         if not places:
             return None
@@ -195,14 +195,6 @@ def _place(parameter: Parameter, value: Value) -> float | None:
     except (ValueError, OverflowError):
         return None
     return u if math.isfinite(u) else None
-
-
-def _word(value: Value) -> str:
-    return (
-        "".join(c for c in value.lower() if c.isalnum())
-        if isinstance(value, str)
-        else canonical(value)
-    )
 
 
 def with_kin(

@@ -158,7 +158,7 @@ class _Prepared:
     space: Space
     candidates: tuple[Params, ...]
     encoding: Encoding
-    library: Library
+    past: Library
     basis: Basis | None
     bests: Rows
     """The past tasks' best configurations, each once, the best of all tasks first."""
@@ -202,7 +202,7 @@ def _prepared(problem: Problem) -> _Prepared:
         space=space,
         candidates=problem.candidates,
         encoding=encoding,
-        library=library,
+        past=library,
         basis=basis,
         bests=bests,
         given=given,
@@ -457,14 +457,14 @@ class _Round:
 
 
 def _audit(prepared: _Prepared, *, prior: str) -> dict[str, Any]:
-    library = prepared.library
-    audit: dict[str, Any] = {"expert": "meta", "prior": prior, "tasks": len(library.tasks)}
-    if not library.tasks:
+    past = prepared.past
+    audit: dict[str, Any] = {"expert": "meta", "prior": prior, "tasks": len(past.tasks)}
+    if not past.tasks:
         audit["reason"] = "no past task fits"
-    if library.set_aside:
-        audit["set_aside"] = dict(library.set_aside)
-    if library.rejected:
-        audit["rejected"] = dict(sorted(library.rejected.items())[:REJECTED_SHOWN])
+    if past.set_aside:
+        audit["set_aside"] = dict(past.set_aside)
+    if past.rejected:
+        audit["rejected"] = dict(sorted(past.rejected.items())[:REJECTED_SHOWN])
     return audit
 
 

@@ -173,20 +173,28 @@ def dimension(name: str) -> Dimension:
     return DIMENSIONS.get(canonical_name(name), Dimension())
 
 
+def text(value: object) -> str:
+    """Return a text that is equal for equal values, also for what is no legal value of a space."""
+    try:
+        return canonical(value)
+    except (OverflowError, TypeError, ValueError):
+        return repr(value)
+
+
+def params_key(params: Mapping[str, Value]) -> str:
+    """Return a text that is equal for equal configurations, whatever the order of their names."""
+    return "|".join(f"{name}={text(value)}" for name, value in sorted(params.items()))
+
+
 def label(value: Value) -> str:
     """Return the text under which spellings of one option meet: `torch.optim.Adam`, `ADAM`, `adam`."""
-    if isinstance(value, bool):
-        return canonical(value)
     if not isinstance(value, str):
-        try:
-            return canonical(value)
-        except (OverflowError, TypeError, ValueError):  # a list, or an integer beyond all floats
-            return repr(value)
-    text = value.strip().lower()
+        return text(value)
+    word = value.strip().lower()
     try:
-        return canonical(float(text))
+        return canonical(float(word))
     except ValueError:
-        short = "".join(ch for ch in _MODULE.sub("", text) if ch.isalnum())
+        short = "".join(ch for ch in _MODULE.sub("", word) if ch.isalnum())
         return _LABEL.get(short, short)
 
 

@@ -11,7 +11,7 @@ import re
 from statistics import fmean, median, pvariance
 from typing import TYPE_CHECKING, Final
 
-from foretune.domain.space import canonical
+from foretune.search.registry import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -221,11 +221,3 @@ def _places(configurations: Sequence[Mapping[str, Value]]) -> list[list[float]]:
                 for point, said in zip(points, texts, strict=True):
                     point.append(0.7 * (said == option))
     return points
-
-
-def text(value: object) -> str:
-    """Return a text that is equal for equal values, also for what is no legal value of a space."""
-    try:
-        return canonical(value)
-    except (OverflowError, TypeError, ValueError):
-        return repr(value)

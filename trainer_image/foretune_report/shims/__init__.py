@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from foretune_report.reporter import current
+from foretune_report.reporter import current, number_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,13 +41,13 @@ def ray_report(metrics: Mapping[str, Any], *, checkpoint: Any = None, **_: Any) 
 
 def katib_report(metrics: Mapping[str, Any], *_: Any, **__: Any) -> None:
     """Stand in for Katib's `report_metrics`, whose values may be texts."""
-    current().report({name: _number(value) for name, value in metrics.items()})
+    current().report({name: number_in(value) for name, value in metrics.items()})
 
 
 def trainjob_status(metrics: Mapping[str, Any] | None = None, **_: Any) -> None:
     """Stand in for Kubeflow Trainer's `update_trainjob_status`; the progress is not needed."""
     if metrics:
-        current().report({name: _number(value) for name, value in metrics.items()})
+        current().report({name: number_in(value) for name, value in metrics.items()})
 
 
 MODULES: Final[dict[str, dict[str, Callable[..., Any]]]] = {
@@ -118,10 +118,3 @@ _counts: dict[str, int] = {}
 def _counted(name: str) -> int:
     _counts[name] = _counts.get(name, 0) + 1
     return _counts[name]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

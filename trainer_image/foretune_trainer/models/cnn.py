@@ -21,14 +21,31 @@ LAST_SIDE: Final = 2
 """Side of what the last layer sees, so that it still knows where something was."""
 
 
-class ImageCnn(nn.Module):
+class Pooled(nn.Module):
+    """Blocks over pixels, shrunk to `LAST_SIDE`, with dropout and a linear layer behind them."""
+
+    def __init__(
+        self, blocks: Sequence[nn.Module], channels: int, classes: int, dropout: float
+    ) -> None:
+        """Take the blocks in order, and the channels that come out of them."""
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(LAST_SIDE), nn.Flatten())
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels * LAST_SIDE * LAST_SIDE, classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `n x classes` logits of `n x c x h x w` standardised pixels."""
+        logits: Tensor = self.head(self.dropout(self.blocks(pixels)))
+        return logits
+
+
+class ImageCnn(Pooled):
     """`layers` blocks of 3 x 3 convolution, batch normalisation and ReLU, halving where there is room."""
 
     def __init__(
         self, shape: Sequence[int], classes: int, *, width: int, layers: int, dropout: float
     ) -> None:
         """Take the images' `c, h, w`."""
-        super().__init__()
         channels, *sides = shape
         side = min(sides)
         blocks: list[nn.Module] = []
@@ -44,14 +61,7 @@ class ImageCnn(nn.Module):
                 blocks.append(nn.MaxPool2d(2))
                 side //= 2
                 wide = min(2 * wide, WIDEN * width)
-        self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(LAST_SIDE), nn.Flatten())
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels * LAST_SIDE * LAST_SIDE, classes)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return `n x classes` logits of `n x c x h x w` standardised pixels."""
-        logits: Tensor = self.head(self.dropout(self.blocks(pixels)))
-        return logits
+        super().__init__(blocks, channels, classes, dropout)
 
 
 class TextCnn(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foretune_trainer.data.words import PAD
-from foretune_trainer.models.cnn import LAST_SIDE, SMALLEST, WIDEN
+from foretune_trainer.models.cnn import SMALLEST, WIDEN, Pooled
 from foretune_trainer.models.transformer import START_DEVIATION
 
 if TYPE_CHECKING:
@@ -41,14 +41,13 @@ class Block(nn.Module):
         return functional.relu(self.body(inputs) + self.around(inputs))
 
 
-class ImageResNet(nn.Module):
+class ImageResNet(Pooled):
     """A convolution and `layers` residual blocks, halving between them where there is room."""
 
     def __init__(
         self, shape: Sequence[int], classes: int, *, width: int, layers: int, dropout: float
     ) -> None:
         """Take the images' `c, h, w`."""
-        super().__init__()
         channels, *sides = shape
         side, wide = min(sides), width
         parts: list[nn.Module] = [
@@ -62,14 +61,7 @@ class ImageResNet(nn.Module):
                 side, stride = -(-side // 2), 2
                 wide = min(2 * wide, WIDEN * width)
             parts.append(Block(before, wide, stride=stride))
-        self.blocks = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(LAST_SIDE), nn.Flatten())
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(wide * LAST_SIDE * LAST_SIDE, classes)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return `n x classes` logits of `n x c x h x w` standardised pixels."""
-        logits: Tensor = self.head(self.dropout(self.blocks(pixels)))
-        return logits
+        super().__init__(parts, wide, classes, dropout)
 
 
 class TextResNet(nn.Module):

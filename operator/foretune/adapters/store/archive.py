@@ -8,10 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from foretune.adapters.store.curves import Curve
-from foretune.adapters.store.engine import Database
+from foretune.adapters.store.engine import Stored
 from foretune.adapters.store.rows import job_of, load_trials, objective_json
 from foretune.adapters.store.schema import (
     attempts,
@@ -43,21 +42,8 @@ BATCH: Final = 1000
 """Rows held in memory at once, on the way in and on the way out."""
 
 
-class Archive:
+class Archive(Stored):
     """The past of a history's database; safe beside a tracker that writes to it, for processes and threads."""
-
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
-        """Take a SQLAlchemy URL or the path of a SQLite file; connects when first used."""
-        self._database = Database(url, read_only=read_only)
-        self._dialect = postgresql if self._database.dialect == "postgresql" else sqlite
-
-    def migrate(self) -> None:
-        """Bring the schema to the version of this code."""
-        self._database.migrate()
-
-    def close(self) -> None:
-        """Release connections."""
-        self._database.close()
 
     # ---------------------------------------------------------------------- in
     def job(self, uid: str) -> JobRecord | None:

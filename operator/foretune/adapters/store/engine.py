@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -121,6 +122,23 @@ class Database:
                 "start a job or the tracker with it once, which migrates it"
             )
         self._verified = True
+
+
+class Stored:
+    """What reads and writes one history's database; safe for threads and processes."""
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """Take a SQLAlchemy URL or the path of a SQLite file; connects when first used."""
+        self._database = Database(url, read_only=read_only)
+        self._dialect = postgresql if self._database.dialect == "postgresql" else sqlite
+
+    def migrate(self) -> None:
+        """Bring the schema to the version of this code."""
+        self._database.migrate()
+
+    def close(self) -> None:
+        """Release connections."""
+        self._database.close()
 
 
 @contextmanager

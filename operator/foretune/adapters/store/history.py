@@ -9,10 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import case, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from foretune.adapters.store.curves import Curve
-from foretune.adapters.store.engine import Database
+from foretune.adapters.store.engine import Stored
 from foretune.adapters.store.rows import (
     job_of,
     load_trials,
@@ -58,21 +57,8 @@ FAILED: Final = [TrialState.INFEASIBLE.value, TrialState.FAILED.value, TrialStat
 """States of a trial whose failure others may learn from."""
 
 
-class SqlHistory:
+class SqlHistory(Stored):
     """The history in a SQLite file or a PostgreSQL database; safe for threads and processes."""
-
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
-        """Take a SQLAlchemy URL or the path of a SQLite file; connects when first used."""
-        self._database = Database(url, read_only=read_only)
-        self._dialect = postgresql if self._database.dialect == "postgresql" else sqlite
-
-    def migrate(self) -> None:
-        """Bring the schema to the version of this code."""
-        self._database.migrate()
-
-    def close(self) -> None:
-        """Release connections."""
-        self._database.close()
 
     # ------------------------------------------------------------------ jobs
     def put_job(self, record: JobRecord) -> None:
