@@ -37,6 +37,16 @@ def test_rows_of_another_unit_or_sign_are_found(spoil: object, reason: str, maxi
     assert found == dict.fromkeys(range(3, 100, 10), reason)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "score"])
+def test_rows_made_per_cent_twice_are_found(metric: str) -> None:
+    """One row in ten is a hundred times as good as a value in per cent can be; a loss that large is a bad one."""
+    rows = points(100)
+    values = [100 * accuracy(p) * (100 if i % 10 == 3 else 1) for i, p in enumerate(rows)]
+    found = suspects(values, rows.__getitem__, maximize=True, metric=metric)
+    assert found == dict.fromkeys(range(3, 100, 10), "per cent of per cent")
+    assert suspects(values, rows.__getitem__, maximize=False, metric="loss") == {}
+
+
 @pytest.mark.parametrize("maximize", [True, False])
 def test_two_units_in_equal_shares_are_told_apart(maximize: bool) -> None:
     """The smaller half is set aside, and what an outlier does to a range hides nothing."""

@@ -280,7 +280,7 @@ def _speed(latency: Mapping[str, Any] | None) -> list[Check]:
     if latency is None:
         return [not_measured(name, asked, "`foretune experiment latency` measures it")]
     return [
-        _fast(f"{name}, {case['rows']:,} rows in {case['tasks']:,} tasks", asked, case)
+        _fast(f"{name}, {case['rows']:,} rows of {case['tasks']:,} past", asked, case)
         for case in latency["cases"]
     ]
 

@@ -76,16 +76,13 @@ def suspects(
     if not values:
         return {}
     found = _absurd(values, maximize=maximize)
-    for rule in (_flipped, _per_cent, _fractions):
+    for rule in (_flipped, _per_cent, _fractions, _hundredfold):
         places = [i for i in range(len(values)) if i not in found]
         odd, reason = rule([values[i] for i in places])
         marked = {places[i] for i in odd}
         others = [i for i in places if i not in marked]
-        if (
-            not rate
-            and len(marked) < ENOUGH
-            and _are_bad(values, marked, others, maximize=maximize)
-        ):
+        harmless = not rate and (len(marked) < ENOUGH or rule is _hundredfold)
+        if harmless and _are_bad(values, marked, others, maximize=maximize):
             continue
         if marked and (rate or not _a_region(marked, others, configuration)):
             found |= dict.fromkeys(marked, reason)
@@ -134,6 +131,13 @@ def _fractions(values: Sequence[float]) -> tuple[list[int], str]:
     odd = [i for i, value in enumerate(values) if 0 <= value <= 1]
     likely = FEW <= len(odd) < len(values) / 2 and max(values) <= 100  # noqa: PLR2004
     return (odd if likely and _misfit(values, odd, 100.0) else []), "fraction"
+
+
+def _hundredfold(values: Sequence[float]) -> tuple[list[int], str]:
+    """Return rows that were made per cent once more, where the others are in per cent already."""
+    odd = [i for i, value in enumerate(values) if value > 100]  # noqa: PLR2004
+    likely = 2 * sum(0 <= value <= 100 for value in values) >= len(values)  # noqa: PLR2004
+    return (odd if likely and _misfit(values, odd, 0.01) else []), "per cent of per cent"
 
 
 def _misfit(values: Sequence[float], odd: Sequence[int], repair: float) -> bool:
