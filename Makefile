@@ -25,7 +25,7 @@ ABLATED := no-history,no-guard,hyperbo,kernel-only
 REPLAYS_small = "--tasks 2 --seeds 2 --budget 25"
 # What docs/results/replay was made of: an hour or two of two cores; it goes on where it was cut off.
 SPOILT := --budget 25 --battery all --seeds 1 --methods ours
-REPLAYS_results = "--tasks 4 --seeds 2 --methods random,sobol,plain,past-bests,ours" \
+REPLAYS_results = "--tasks 4 --seeds 5 --methods random,sobol,plain,past-bests,ours" \
 	"--tasks 4 --seeds 1 --methods optuna-tpe,zero-shot,bounding-box" \
 	"--tasks 1 --seeds 1 --methods optuna-gp,quantile,no-history" \
 	"--tasks 2 --seeds 1 --methods no-guard,hyperbo,kernel-only" \

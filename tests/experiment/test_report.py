@@ -11,6 +11,8 @@ import pytest
 from tests.support.runs import a_run
 
 from foretune.experiment import comparison, plots, report
+from foretune.experiment.methods import ABLATIONS, METHODS
+from foretune.experiment.peers import PEERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +158,7 @@ def test_a_terminal_gets_aligned_columns() -> None:
 def test_curves_and_bands_are_where_the_axes_say() -> None:
     """A regret of 1 is at the top, one of the floor at the bottom; the band holds the curve."""
     line = plots.Line(mean=[1.0, 0.1, 0.01], low=[1.0, 0.05, 0.01], high=[1.0, 0.2, 0.02])
-    drawn = ET.fromstring(plots.regret_plot("a & b", {"m": line}, {"m": "#123456"}))
+    drawn = ET.fromstring(plots.regret_plot("a & b", {"m": line}, plots.strokes_of(["m"])))
     (polyline,) = drawn.iter(f"{SVG}polyline")
     points = [tuple(map(float, p.split(","))) for p in str(polyline.get("points")).split()]
     assert points[0] == (plots.LEFT, plots.TOP)
@@ -171,9 +173,19 @@ def test_curves_and_bands_are_where_the_axes_say() -> None:
 def test_ranks_are_drawn_in_order_with_what_they_must_differ_by() -> None:
     """The best is first; a difference longer than the axis is not drawn."""
     ranks = {"worse": 2.5, "best": 1.0, "middle": 2.5}
-    colours = plots.colours_of(list(ranks))
-    drawn = plots.rank_plot("r", ranks, 1.5, colours)
+    strokes = plots.strokes_of(list(ranks))
+    drawn = plots.rank_plot("r", ranks, 1.5, strokes)
     names = re.findall(r">(\w+) \d\.\d\d<", drawn)
     assert names[:3] == ["best", "worse", "middle"]
     assert "critical difference 1.50" in drawn
-    assert "critical" not in plots.rank_plot("r", ranks, 2.5, colours)
+    assert "critical" not in plots.rank_plot("r", ranks, 2.5, strokes)
+
+
+def test_no_two_methods_are_drawn_alike() -> None:
+    """All methods of this package and all peers in one plot differ by colour or by dashes."""
+    names = [*METHODS, *ABLATIONS, *PEERS]
+    strokes = plots.strokes_of(names)
+    assert len({str(stroke) for stroke in strokes.values()}) == len(names)
+    lines = {name: plots.Line([0.5], [0.4], [0.6]) for name in names}
+    drawn = plots.regret_plot("r", lines, strokes)
+    assert len(set(re.findall(r"<polyline [^>]*fill=.none. ([^>]*)/>", drawn))) == len(names)

@@ -26,6 +26,9 @@ COLOURS: Final = (
 )
 """Told apart by people with the common kinds of colour blindness, as far as eight can be."""
 
+DASHES: Final = ("", "6 3")
+"""Lines of the ninth method and those after it are dashed, in the same colours."""
+
 WIDTH: Final = 640
 HEIGHT: Final = 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 150, 36, 46
@@ -44,7 +47,7 @@ class Line:
     high: Sequence[float]
 
 
-def regret_plot(title: str, lines: Mapping[str, Line], colours: Mapping[str, str]) -> str:
+def regret_plot(title: str, lines: Mapping[str, Line], strokes: Mapping[str, Stroke]) -> str:
     """Return a plot of regret (logarithmic) against evaluations (logarithmic)."""
     evaluations = max(len(line.mean) for line in lines.values())
     lowest = min(min(line.mean) for line in lines.values())
@@ -68,22 +71,22 @@ def regret_plot(title: str, lines: Mapping[str, Line], colours: Mapping[str, str
     parts.append(_text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8, "evaluations", "middle"))
     parts.append(_text(16, TOP - 12, "mean normalised regret", "start"))
     for place, (name, line) in enumerate(lines.items()):
-        colour = colours[name]
+        stroke = strokes[name]
         band = [(x(i + 1), y(v)) for i, v in enumerate(line.high)]
         band += [(x(i + 1), y(v)) for i, v in reversed(list(enumerate(line.low)))]
-        parts.append(f'<polygon points="{_points(band)}" fill="{colour}" fill-opacity="0.12"/>')
-        mean = [(x(i + 1), y(v)) for i, v in enumerate(line.mean)]
         parts.append(
-            f'<polyline points="{_points(mean)}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<polygon points="{_points(band)}" fill="{stroke.colour}" fill-opacity="0.12"/>'
         )
+        mean = [(x(i + 1), y(v)) for i, v in enumerate(line.mean)]
+        parts.append(f'<polyline points="{_points(mean)}" fill="none" {stroke} stroke-width="2"/>')
         at = TOP + 14 + 20 * place
-        parts.append(_bar(WIDTH - RIGHT + 14, at, colour))
+        parts.append(_bar(WIDTH - RIGHT + 14, at, stroke))
         parts.append(_text(WIDTH - RIGHT + 40, at + 4, name, "start"))
     return _svg(parts, HEIGHT)
 
 
 def rank_plot(
-    title: str, ranks: Mapping[str, float], difference: float, colours: Mapping[str, str]
+    title: str, ranks: Mapping[str, float], difference: float, strokes: Mapping[str, Stroke]
 ) -> str:
     """Return mean ranks on a line, the best left, and how far apart they must be to differ at 5 %."""
     ordered = sorted(ranks, key=lambda name: ranks[name])
@@ -104,7 +107,7 @@ def rank_plot(
         here = x(ranks[name])
         parts.append(
             f'<path d="M{here:.1f} {axis} V{at} H{WIDTH - RIGHT + 8}" '
-            f'stroke="{colours[name]}" stroke-width="1.6" fill="none"/>'
+            f'{strokes[name]} stroke-width="1.6" fill="none"/>'
         )
         parts.append(_text(WIDTH - RIGHT + 12, at + 4, f"{name} {ranks[name]:.2f}", "start"))
     if math.isfinite(difference) and difference < count - 1:
@@ -116,9 +119,23 @@ def rank_plot(
     return _svg(parts, height)
 
 
-def colours_of(methods: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each method."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(methods)}
+@dataclass(frozen=True)
+class Stroke:
+    """How a method's lines are drawn."""
+
+    colour: str
+    dash: str = ""
+
+    def __str__(self) -> str:
+        """Return the attributes of a path."""
+        dashed = f' stroke-dasharray="{self.dash}"' if self.dash else ""
+        return f'stroke="{self.colour}"{dashed}'
+
+
+def strokes_of(methods: Sequence[str]) -> dict[str, Stroke]:
+    """Return a stroke for each method, no two alike."""
+    choice = [Stroke(colour, dash) for dash in DASHES for colour in COLOURS]
+    return {name: choice[i % len(choice)] for i, name in enumerate(methods)}
 
 
 def _svg(parts: Sequence[str], height: float) -> str:
@@ -140,8 +157,8 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _bar(x: float, y: float, colour: str) -> str:
-    return f'<path d="M{x:.1f} {y:.1f} h20" stroke="{colour}" stroke-width="3"/>'
+def _bar(x: float, y: float, stroke: Stroke) -> str:
+    return f'<path d="M{x:.1f} {y:.1f} h20" {stroke} stroke-width="3"/>'
 
 
 def _vertical(x: float, label: str) -> str:

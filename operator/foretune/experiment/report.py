@@ -27,7 +27,7 @@ from foretune.experiment.histories import BATTERY
 from foretune.experiment.ledger import FIELDS
 from foretune.experiment.markdown import aligned, p_value
 from foretune.experiment.methods import WITHOUT_HISTORY
-from foretune.experiment.plots import Line, colours_of, rank_plot, regret_plot
+from foretune.experiment.plots import Line, Stroke, rank_plot, regret_plot, strokes_of
 from foretune.experiment.tasks import FAMILIES, HALVES, half_of
 from foretune.experiment.thresholds import checks, checks_table, spoilt_rows, spoilt_table
 
@@ -62,7 +62,7 @@ class Page:
     """Where a page goes, and what its plots share."""
 
     folder: Path
-    colours: Mapping[str, str]
+    strokes: Mapping[str, Stroke]
 
 
 def write(
@@ -72,7 +72,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     _write_parquet(runs, folder / "runs.parquet")
     methods = dict.fromkeys(run["method"].partition("=")[0] for run in runs)
-    page = Page(folder, colours_of(list(methods)))
+    page = Page(folder, strokes_of(list(methods)))
     found = experiments(runs)
     lines = [*_preface(runs, command), "", "## Thresholds", ""]
     lines += checks_table(checks(runs, latency))
@@ -112,7 +112,7 @@ def _part(title: str, runs: Sequence[Run], stem: str, page: Page) -> list[str]:
     lines = ["", f"### {title}", "", f"{_size(runs)}.", ""]
     lines += regret_table(runs, intervals=True)
     drawn = {method: _line(st.matrix(of, budget)) for method, of in by_method(runs).items()}
-    lines += _picture(f"regret of {title}", stem, regret_plot(title, drawn, page.colours), page)
+    lines += _picture(f"regret of {title}", stem, regret_plot(title, drawn, page.strokes), page)
     if any(run["regret"] != run["regret_observed"] for run in runs):
         lines += [
             "",
@@ -130,7 +130,7 @@ def _part(title: str, runs: Sequence[Run], stem: str, page: Page) -> list[str]:
         tasks = len(next(iter(ranks.values())))
         means = {method: float(np.mean(list(of.values()))) for method, of in ranks.items()}
         apart = st.critical_difference(len(ranks), tasks)
-        plot = rank_plot(f"{title}: mean rank after {at} evaluations", means, apart, page.colours)
+        plot = rank_plot(f"{title}: mean rank after {at} evaluations", means, apart, page.strokes)
         lines += _picture(f"ranks on {title}", f"{stem}-ranks", plot, page)
         lines += ["", f"Friedman's test that all are alike: p {p_value(st.friedman(ranks))}."]
     return lines
