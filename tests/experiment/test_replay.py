@@ -13,6 +13,7 @@ from foretune.errors import InvalidInputError
 from foretune.experiment.methods import Ask, Setting, expected, method, past_bests
 from foretune.experiment.replay import Cell, curves, run, tune
 from foretune.optimizer import Observation, Optimizer, TaskHistory
+from foretune.search.simple import SobolDesigner
 
 if TYPE_CHECKING:
     from foretune.domain.space import Params
@@ -102,6 +103,29 @@ def test_the_configuration_that_looked_best_may_not_be_it() -> None:
     found = curves(table, [2, 0, 3, 4], observed)
     assert found["regret"] == [1.0, 1.0, 0.5, 0.0]
     assert found["regret_observed"] == [1.0, 1.0, 0.5, 0.5]
+    assert found["regret_of_range"] == [0.5, 0.5, 0.25, 0.0]
+
+
+def test_a_designer_to_try_knows_whose_proposals_its_trials_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guard counts them: without, a variant of ours would never give the plain expert a turn."""
+    seen: list[list[str]] = []
+
+    class Counting(SobolDesigner):
+        """Sobol points, and whose proposals it was shown each time."""
+
+        def suggest(self, problem: Any, completed: Any, pending: Any, deadline: Any) -> Any:
+            """Remember who proposed what."""
+            seen.append([trial.proposer for trial in (*completed.trials, *pending.trials)])
+            return super().suggest(problem, completed, pending, deadline)
+
+    monkeypatch.setattr("tests.support.tables.Counting", Counting, raising=False)
+    table = a_table(values=[math.nan, 3.0, 2.0, 1.0, 0.0])
+    chosen = setting(table, 4, batch=2, candidates=tuple(table.params(row) for row in range(5)))
+    session = method("counting=tests.support.tables:Counting")(chosen)
+    tune(session, table, chosen, protocol="pool")
+    assert [names[:2] for names in seen] == [[], ["sobol"], ["sobol"] * 2, ["sobol"] * 2]
 
 
 @pytest.mark.parametrize("name", ["random", "sobol"])

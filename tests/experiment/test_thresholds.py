@@ -127,10 +127,11 @@ def test_the_split_of_xgb34_is_judged_by_all_its_bars() -> None:
     """Low enough and soon enough: met; too slow to plain's level: not met."""
     fields: dict[str, Any] = {"family": "xgb34", "task": "a", "dataset": "a"}
     plain = a_run("plain", [0.3] * 9 + [0.1] * 16, rows=0, **fields)
-    fast = a_run("ours", [0.09] * 5 + [0.03] * 20, variant="split", **fields)
+    fast = a_run("ours", [0.9] * 5 + [0.3] * 20, variant="split", **fields)
+    fast["regret_of_range"] = [0.09] * 5 + [0.03] * 20
     assert states([plain, fast])["A6:"] == (
         "met",
-        ".090 @5, .030 @10, .030 @25; 0.30 x plain @10; in 1; 1 tasks",
+        ".090 @5, .030 @10, .030 @25; 0.30 x plain @10; in 1; 1 tasks; against the median .900 @5, .300 @10, .300 @25",
     )
     slow = a_run("ours", [0.2] * 4 + [0.095] * 4 + [0.03] * 17, variant="split", **fields)
     assert states([plain, slow])["A6:"][0] == "met"

@@ -29,6 +29,7 @@ def a_run(method: str, regret: list[float], **changes: Any) -> dict[str, Any]:
         "cpu_s": [0.1] * n,
         "regret": regret,
         "regret_observed": regret,
+        "regret_of_range": regret,
         "moved": 0,
         "grown_mib": 12.0,
         "code": "abc",

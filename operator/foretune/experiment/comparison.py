@@ -16,7 +16,7 @@ from foretune.experiment import statistics as st
 from foretune.experiment.histories import SPLIT
 from foretune.experiment.markdown import difference, head, number, p_value, row
 from foretune.experiment.methods import ABLATIONS, WITHOUT_HISTORY
-from foretune.experiment.replay import COLUMNS
+from foretune.experiment.replay import COLUMNS, CURVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,7 +75,7 @@ def _belongs(run: Run, key: Key) -> bool:
 def shortened(run: Run, key: Key) -> Run:
     """Return a run of a method without history as one of this experiment."""
     budget = key[CONDITIONS.index("budget")]
-    lists = {name: run[name][:budget] for name in (*COLUMNS, "regret", "regret_observed")}
+    lists = {name: run[name][:budget] for name in (*COLUMNS, *CURVES)}
     return {**run, **lists, **dict(zip(CONDITIONS, key, strict=True))}
 
 

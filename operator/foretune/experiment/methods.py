@@ -167,7 +167,7 @@ class DesignerSession(InProcess):
         completed, pending = split(self._trials)
         found = self._designer.suggest(self._problem, completed, pending, Deadline(math.inf))
         index = len(self._trials)
-        self._trials.append(self._trial(index, found.params))
+        self._trials.append(self._trial(index, found.params, proposer=found.proposer))
         return Ask(
             params=found.params,
             token=str(index),
@@ -182,7 +182,14 @@ class DesignerSession(InProcess):
             state, reason = TrialState.INFEASIBLE, EndReason.DIVERGED
         else:
             state, reason = TrialState.COMPLETED, EndReason.DONE
-        self._trials[index] = self._trial(index, params, state=state, reason=reason, value=value)
+        self._trials[index] = self._trial(
+            index,
+            params,
+            proposer=self._trials[index].proposer,  # a guard counts whose turns there were
+            state=state,
+            reason=reason,
+            value=value,
+        )
 
     @staticmethod
     def _trial(index: int, params: Params, **changes: Any) -> Trial:

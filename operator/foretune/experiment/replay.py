@@ -118,10 +118,15 @@ COLUMNS: Final = ("tried", "values", "mean", "sd", "proposer", "wall_s", "cpu_s"
 """What a record keeps of every evaluation."""
 
 
+CURVES: Final = ("regret", "regret_observed", "regret_of_range")
+"""What a record keeps as one figure after each evaluation."""
+
+
 def curves(table: Table, rows: list[int], values: Any) -> dict[str, list[float]]:
     """Return the regret after each evaluation: of the best row tried, and of the one that looked best.
 
-    They differ where a training is noisy; a user gets the second.
+    They differ where a training is noisy; a user gets the second. The third is the first as a share of the
+    table's whole range.
     """
     regrets = table.regrets[rows]
     losses = np.where(np.isfinite(values), -values if table.maximize else values, np.inf)
@@ -129,6 +134,7 @@ def curves(table: Table, rows: list[int], values: Any) -> dict[str, list[float]]
     return {
         "regret": np.minimum.accumulate(regrets).tolist(),
         "regret_observed": regrets[looks_best].tolist(),
+        "regret_of_range": np.minimum.accumulate(table.range_regrets[rows]).tolist(),
     }
 
 

@@ -28,6 +28,7 @@ from foretune.experiment.ledger import FIELDS
 from foretune.experiment.markdown import aligned, p_value
 from foretune.experiment.methods import WITHOUT_HISTORY
 from foretune.experiment.plots import Line, Stroke, rank_plot, regret_plot, strokes_of
+from foretune.experiment.replay import CURVES
 from foretune.experiment.tasks import FAMILIES, HALVES, half_of
 from foretune.experiment.thresholds import checks, checks_table, spoilt_rows, spoilt_table
 
@@ -212,7 +213,7 @@ def _write_parquet(runs: Sequence[Run], path: Path) -> None:
     columns["half"] = [half_of(run["family"], run["task"]) for run in runs]
     for name in ("dataset", "code", "version", "error", "moved", "grown_mib", "seconds"):
         columns[name] = [run.get(name) for run in runs]
-    for name in ("regret", "regret_observed"):
+    for name in CURVES:
         told = [[round(value, DIGITS) for value in run.get(name, ())] for run in runs]
         columns[name] = pa.array(told, pa.list_(pa.float32()))
     columns["cpu_s"] = [float(np.sum(run.get("cpu_s", ()))) for run in runs]

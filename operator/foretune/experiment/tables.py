@@ -84,6 +84,19 @@ class Table:
         return np.clip(above / (median - best), 0.0, 1.0)
 
     @cached_property
+    def range_regrets(self) -> Floats:
+        """`n` regrets as shares of the whole range: 0 the best row, 1 the worst and what failed.
+
+        Published results of HPO-B are told in this unit. One bad row makes all others look good.
+        """
+        losses = -self.values if self.maximize else self.values
+        known = losses[np.isfinite(losses)]
+        best, worst = float(known.min()), float(known.max())
+        if worst <= best:
+            return np.where(np.isfinite(losses), 0.0, 1.0)
+        return np.where(np.isfinite(losses), (losses - best) / (worst - best), 1.0)
+
+    @cached_property
     def geometry(self) -> Floats:
         """`n x D`: numbers in [0, 1] on their own scale, a column an option, any two options 1 apart."""
         return geometry(self.space, self.columns)

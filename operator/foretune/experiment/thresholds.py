@@ -36,7 +36,11 @@ NOT_MET: Final = "not met"
 NOT_MEASURED: Final = "not measured"
 
 XGB_BARS: Final = {5: 0.095, 10: 0.060, 25: 0.033}
-"""A6: regret on `xgb34` at most, with tasks for choosing as history and those for reporting as targets."""
+"""A6: regret on `xgb34` at most, with tasks for choosing as history and those for reporting as targets.
+
+The figures that it was set by are shares of a table's whole range: random search is told there as .110 after
+10 evaluations, and has .120 on these tables in that unit, .346 against the median [measured].
+"""
 
 XGB_OF_PLAIN: Final = 0.75
 """A6: regret after 10 evaluations at most, as a share of plain's."""
@@ -123,20 +127,21 @@ def _main(found: Mapping[Key, list[Run]]) -> dict[str, list[Run]]:
     return groups(fitting[-1]) if fitting else {}
 
 
-def _pair(runs: Sequence[Run], *names: str) -> list[Matrix] | None:
+def _pair(runs: Sequence[Run], *names: str, key: str = "regret") -> list[Matrix] | None:
     """Return the curves of some methods on the places that all have; None when one has not run."""
     chosen = st.complete(run for run in runs if run["method"] in names)
     of = by_method(chosen)
     if set(of) != set(names):
         return None
     budget = max(run["budget"] for run in chosen)
-    return [st.matrix(of[name], budget) for name in names]
+    return [st.matrix(of[name], budget, key) for name in names]
 
 
 def _split(found: Mapping[Key, list[Run]]) -> Check:
     name = "A6: `xgb34`, history of the tasks for choosing alone"
     bars = ", ".join(f"{number(bar)} @{n}" for n, bar in XGB_BARS.items())
-    asked = f"at most {bars}; at most {XGB_OF_PLAIN} x plain @10; plain's @10 in {XGB_REACHES}"
+    asked = f"regret as a share of the range at most {bars}; at most {XGB_OF_PLAIN} x plain @10; "
+    asked += f"plain's @10 in {XGB_REACHES}"
     split = [
         run
         for key, of in found.items()
@@ -144,19 +149,25 @@ def _split(found: Mapping[Key, list[Run]]) -> Check:
         for run in of
         if run["family"] == "xgb34"
     ]
-    both = _pair(split, OURS, PLAIN)
-    if both is None:
+    both = _pair(split, OURS, PLAIN, key="regret_of_range")
+    usual = _pair(split, OURS)
+    if both is None or usual is None:
         return not_measured(name, asked, "")
     ours, plain = both
-    at = {n: float(ours.curves[:, n - 1].mean()) for n in XGB_BARS}
+    at, elsewhere = (
+        {n: float(of.curves[:, n - 1].mean()) for n in XGB_BARS} for of in (ours, usual[0])
+    )
     level = float(plain.curves[:, 9].mean())
     reached = st.reaches(ours.curves.mean(axis=0), level)
     kept = all(at[n] <= bar for n, bar in XGB_BARS.items())
     kept = kept and at[10] <= XGB_OF_PLAIN * level
     kept = kept and reached is not None and reached <= XGB_REACHES
-    told = ", ".join(f"{number(value)} @{n}" for n, value in at.items())
+    told, beside = (
+        ", ".join(f"{number(value)} @{n}" for n, value in of.items()) for of in (at, elsewhere)
+    )
     when = "never" if reached is None else f"in {reached}"
     figure = f"{told}; {_ratio(at[10], level)} x plain @10; {when}; {len(ours.tasks)} tasks"
+    figure += f"; against the median {beside}"
     return judged(name, asked, figure, kept=kept)
 
 
