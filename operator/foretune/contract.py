@@ -1,7 +1,8 @@
 """The contract between Foretune and a trial's process, version 1.
 
 Standard library only: the trainer, the reporting SDK, the tracker and the operator all import
-this module, so that a name or a number of the contract is written down once.
+this module, so that a name or a number of the contract is written down once. With the SDK it goes into
+images of other people: it runs with Python 3.8.
 
 What goes in: a read-only file `trial.json` (`ENV_CONFIG` names it) and environment variables.
 What comes out: reports, carried three ways (HTTP, a marked line on stdout, the termination
@@ -14,7 +15,12 @@ import enum
 import json
 import math
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
 
 CONTRACT_VERSION: Final = 1
 """Version of `trial.json` and of a report; a tracker refuses others with 409."""
@@ -27,6 +33,9 @@ WORK_DIR: Final = "/foretune/work"
 
 CACHE_DIR: Final = "/foretune/cache"
 """Where a pod finds hub blobs; may be read-only."""
+
+SDK_DIR: Final = "/foretune/sdk"
+"""Where a pod finds the reporting SDK that `trial.inject` puts there; read-only."""
 
 ENV_CONFIG: Final = "FORETUNE_CONFIG"
 """Path of `trial.json`."""
@@ -54,6 +63,22 @@ ENV_TOKEN_FILE: Final = "FORETUNE_TOKEN_FILE"
 
 ENV_CA_FILE: Final = "FORETUNE_CA_FILE"
 """CA bundle for an https tracker; optional."""
+
+ENV_KUBEFLOW_URL: Final = "KUBEFLOW_TRAINER_SERVER_URL"
+"""Where programs that know Kubeflow Trainer post their status: `<url of the tracker>` + `KUBEFLOW_PATH`
++ `/<trial uid>`. The Trainer of `transformers` does so by itself when it is set."""
+
+ENV_KUBEFLOW_TOKEN: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+"""File with the token for it: the same as `ENV_TOKEN_FILE`."""
+
+ENV_KUBEFLOW_CA: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+"""CA bundle for it, where the tracker speaks https."""
+
+KUBEFLOW_VARIABLES: Final = (ENV_KUBEFLOW_URL, ENV_KUBEFLOW_TOKEN, ENV_KUBEFLOW_CA)
+"""Given all or none: a token of ours must not go to a server of somebody else's."""
+
+KUBEFLOW_PATH: Final = "/compat/kubeflow"
+"""Path of the tracker that takes Kubeflow Trainer's status, followed by the trial uid."""
 
 ENV_CHECKPOINT_DIR: Final = "FORETUNE_CHECKPOINT_DIR"
 """Folder for this trial's checkpoints, shared by its attempts; optional."""
@@ -120,12 +145,16 @@ class ExitCode(enum.IntEnum):
     """The device ran out of memory."""
 
 
-class Action(enum.StrEnum):
+class Action(str, enum.Enum):  # noqa: UP042 - StrEnum is of Python 3.11
     """What the tracker's reply to a report asks of the trial."""
 
     CONTINUE = "continue"
     STOP = "stop"
     PAUSE = "pause"
+
+    def __str__(self) -> str:
+        """Return the word itself."""
+        return str(self.value)
 
 
 _UNSAFE = re.compile(r"[^A-Z0-9_]")
@@ -165,6 +194,39 @@ def split_metrics(metrics: dict[str, float]) -> tuple[dict[str, float], list[str
     """
     finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
     return finite, sorted(set(metrics) - set(finite))
+
+
+EVAL_PREFIX: Final = "eval_"
+"""What the Trainer of `transformers` puts before the metrics of an evaluation."""
+
+_EVAL_ALIASES: Final = {"eval_loss": "val_loss"}
+_CLOCKS: Final = ("runtime", "samples_per_second", "steps_per_second")
+
+
+def evaluation_names(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Return metrics with those of an evaluation under their plain names, too.
+
+    `eval_accuracy` is also `accuracy`, unless that is there, and `eval_loss` is also `val_loss`. How fast
+    an evaluation or the training was is left out: it says nothing about the model.
+    """
+    found: dict[str, T] = {}
+    for name, value in metrics.items():
+        if name.startswith((EVAL_PREFIX, "train_")) and name.endswith(_CLOCKS):
+            continue
+        found[name] = value
+        if name.startswith(EVAL_PREFIX):
+            alias = _EVAL_ALIASES.get(name, name[len(EVAL_PREFIX) :])
+            if alias not in metrics:
+                found[alias] = value
+    return found
+
+
+def sdk_python_path(folder: str, *, shims: bool = False) -> str:
+    """Return what goes in front of a program's PYTHONPATH for an SDK in `folder` (`foretune sdk copy`).
+
+    With `shims` the stand-ins for other tools' reporting functions install themselves.
+    """
+    return f"{folder}/foretune_report/shims/startup:{folder}" if shims else folder
 
 
 def report_line(report: dict[str, Any]) -> str:

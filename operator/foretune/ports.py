@@ -14,6 +14,7 @@ from foretune.domain.history import SourceTask
 from foretune.domain.job import Job, JobKey, Objective, PriorMode
 from foretune.domain.space import Params, Space
 from foretune.domain.trial import (
+    PUSH,
     AttemptPhase,
     Trial,
 )
@@ -117,7 +118,7 @@ class ReportBatch:
     pod_uid: str
     reports: Sequence[Mapping[str, Any]]
     """Each with `seq`, `kind`, `metrics`, ...; the contract's record."""
-    source: str = "push"
+    source: str = PUSH
     received_at: float = 0.0
 
 

@@ -14,7 +14,22 @@ from foretune.domain.logs import parse_line, parse_log, parse_termination, undel
 
 SHAPES = [
     ("Epoch 3/10", 3.0, {}),
-    ("{'eval_accuracy': '0.9134', 'epoch': 2.0}", 2.0, {"eval_accuracy": 0.9134}),
+    (
+        "{'eval_accuracy': '0.9134', 'epoch': 2.0}",
+        2.0,
+        {"eval_accuracy": 0.9134, "accuracy": 0.9134},
+    ),
+    (
+        "{'eval_loss': 0.25, 'eval_runtime': 1.5, 'eval_steps_per_second': 3, 'epoch': 1.5}",
+        1.5,
+        {"eval_loss": 0.25, "val_loss": 0.25},
+    ),
+    (
+        "{'loss': '0.69', 'learning_rate': '1e-05', 'epoch': '0.5'}",
+        0.5,
+        {"loss": 0.69, "learning_rate": 1e-05},
+    ),
+    ("train_runtime: 12.1 train_loss: 0.5", None, {"train_loss": 0.5}),
     ('{"accuracy": 0.5, "epoch": 1}', 1.0, {"accuracy": 0.5}),
     ("accuracy=0.91 loss: 1e-3", None, {"accuracy": 0.91, "loss": 0.001}),
     ("45/45 - 1s - loss: 0.3 - val_accuracy: 0.36", None, {"loss": 0.3, "val_accuracy": 0.36}),

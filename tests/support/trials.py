@@ -106,6 +106,8 @@ def a_pod(
     }
     if url is not None:
         env[contract.ENV_REPORT_URL] = url
+        env[contract.ENV_KUBEFLOW_URL] = f"{url}{contract.KUBEFLOW_PATH}/{JOB}/0"
+        env[contract.ENV_KUBEFLOW_TOKEN] = str(own / "token")
     return Pod(own, env)
 
 

@@ -8,10 +8,11 @@ leaves alone would hang the others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_callback import TrainerCallback
 
+from foretune.contract import evaluation_names
 from foretune_report.reporter import current, number_in
 
 if TYPE_CHECKING:
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
 
     from transformers.trainer_callback import TrainerControl, TrainerState
     from transformers.training_args import TrainingArguments
-
-PREFIX: Final = "eval_"
-ALIASES: Final = {"eval_loss": "val_loss"}
-"""Names that don't follow the rule of the prefix."""
-
-LEFT_OUT: Final = ("runtime", "samples_per_second", "steps_per_second", "epoch")
-"""Ends of the Trainer's own entries, which say nothing about the model."""
 
 
 class Callback(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -72,11 +66,5 @@ class Callback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 def named(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return an evaluation's metrics under their own names and without `eval_`."""
-    found: dict[str, float | None] = {}
-    for name, value in metrics.items():
-        if name.endswith(LEFT_OUT):
-            continue
-        found[name] = number = number_in(value)
-        if name.startswith(PREFIX):
-            found.setdefault(ALIASES.get(name, name.removeprefix(PREFIX)), number)
-    return found
+    numbers = {name: number_in(value) for name, value in metrics.items()}
+    return evaluation_names({k: v for k, v in numbers.items() if not k.endswith("epoch")})

@@ -168,7 +168,7 @@ class Reporter:
         # A trial that was cut off after its last epoch repeats none: it has only its end to tell.
         limit = record["epoch"] + (0.5 if record["kind"] == "final" else 0.0)
         for one in old:
-            if isinstance(one.get("epoch"), int | float) and one["epoch"] < limit:
+            if isinstance(one.get("epoch"), (int, float)) and one["epoch"] < limit:
                 self._emit({k: v for k, v in one.items() if k not in _IDENTITY})
         if self._sender is not None:
             self._sender.retire(files)
@@ -223,7 +223,7 @@ def _objective(config: str | None) -> tuple[str | None, str]:
 
 def _number(value: Any) -> float | None:
     """Return a number, a 0-d tensor or an array of one element as a float; None for anything else."""
-    if value is None or isinstance(value, str | bytes | bool):
+    if value is None or isinstance(value, (str, bytes, bool)):
         return None
     try:
         return float(value)

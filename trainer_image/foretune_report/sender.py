@@ -177,7 +177,7 @@ class Sender:
             self._limit, self._pause = BATCH, BACKOFF_S[0]
             self._obey(answer)
             interval = answer.body.get("interval")
-            if isinstance(interval, int | float) and self._until is None:
+            if isinstance(interval, (int, float)) and self._until is None:
                 return max(GAP_S, float(interval))
             return GAP_S
         if status == STALE:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foretune.contract import parse_report_lines
 from foretune.domain.logs import parse_log, parse_termination, undelivered
-from foretune.domain.trial import AttemptPhase, AttemptRecord, ObservedAttempt, Trial
+from foretune.domain.trial import KUBEFLOW, AttemptPhase, AttemptRecord, ObservedAttempt, Trial
 from foretune.errors import (
     ConflictError,
     HistoryUnavailableError,
@@ -238,6 +238,8 @@ class Reconciler:
         """Read what the attempt left: its termination message, and its log tail where that is needed."""
         trial, spec = snapshot.by_index[attempt.index], job.spec
         metric, message = spec.objective.metric, attempt.termination_message
+        # What was posted has gaps that the log fills; its numbers are the better ones.
+        gaps = trial.value is None or trial.source == KUBEFLOW
         points = [
             record
             for record in parse_termination(message)
@@ -246,7 +248,7 @@ class Reconciler:
         if not undelivered(message):
             if points:
                 return Recovered(records=tuple(points), source="termination_message")
-            if trial.value is not None and attempt.exit_code == 0:
+            if not gaps and attempt.exit_code == 0:
                 return Recovered()
         try:
             text = self._runner.log_tail(job, attempt)
@@ -259,7 +261,7 @@ class Reconciler:
         reports, source = parse_report_lines(text), "log_tail"
         if not reports and points:
             reports, source = points, "termination_message"
-        elif not reports and trial.value is None:
+        elif not reports and gaps:
             reports = parse_log(text)
         seen = sorted({name for report in reports for name in report["metrics"]})
         return Recovered(

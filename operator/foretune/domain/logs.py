@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, Final
 
-from foretune.contract import CONTRACT_VERSION, parse_report_lines
+from foretune.contract import CONTRACT_VERSION, evaluation_names, parse_report_lines
 
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf|NaN|Infinity)"
 _PAIR: Final = re.compile(
@@ -38,7 +38,7 @@ def parse_line(line: str) -> tuple[float | None, dict[str, float]]:
             epoch = value
         elif name.lower() not in _NOT_METRICS:
             metrics[name] = value / PERCENT if match["percent"] else value
-    return epoch, metrics
+    return epoch, evaluation_names(metrics)
 
 
 def parse_log(text: str) -> list[dict[str, Any]]:

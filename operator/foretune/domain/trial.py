@@ -9,9 +9,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from foretune.domain.space import Params
+
+PUSH: Final = "push"
+"""Carrier of reports that a trial sends in Foretune's own form."""
+
+KUBEFLOW: Final = "kubeflow"
+"""Carrier of what a trial posts as to Kubeflow Trainer: at full precision, but not every epoch."""
 
 
 class TrialState(enum.StrEnum):
@@ -225,7 +231,7 @@ class Trial:
     forecast: Forecast | None = None
     """None where no model proposed it."""
     source: str | None = None
-    """Carrier of the objective: `push`, `log_tail`, `termination_message`."""
+    """Carrier of the objective: `push`, `kubeflow`, `log_tail`, `termination_message`."""
     created_at: float = 0.0
     ended_at: float | None = None
     cpu_s: float | None = None

@@ -14,7 +14,7 @@ from foretune import contract
 from foretune.domain.job import Builtin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from foretune.domain.space import Params
     from foretune.ports import LaunchRequest
@@ -27,6 +27,7 @@ DEFAULT_ENV: Final = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TQDM_MININTERVAL": "10",  # seconds: progress bars must not push metrics out of the log's tail
 }
 """Variables that every trial gets unless the user says otherwise."""
 
@@ -84,6 +85,22 @@ def identity_env(request: LaunchRequest, *, report_url: str, checkpoint_dir: str
         contract.ENV_ATTEMPT: str(request.number),
         contract.ENV_REPORT_URL: report_url,
         contract.ENV_CHECKPOINT_DIR: checkpoint_dir,
+    }
+
+
+def kubeflow_env(
+    request: LaunchRequest, *, report_url: str, token_file: str, taken: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the variables by which a program that knows Kubeflow Trainer posts its status to us.
+
+    None where one of them is in `taken`: whoever set it reports to somebody else.
+    """
+    if not set(contract.KUBEFLOW_VARIABLES).isdisjoint(taken):
+        return {}
+    path = f"{contract.KUBEFLOW_PATH}/{request.job.uid}/{request.index}"
+    return {
+        contract.ENV_KUBEFLOW_URL: report_url.rstrip("/") + path,
+        contract.ENV_KUBEFLOW_TOKEN: token_file,
     }
 
 

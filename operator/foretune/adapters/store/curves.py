@@ -6,17 +6,20 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from foretune.domain.trial import Point
+from foretune.domain.trial import KUBEFLOW, PUSH, Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Row
 
     from foretune.domain.job import Objective
 
-PUSH: Final = "push"
-"""Source of a report that the trial sent itself; everything else was recovered at its end."""
+SENT: Final = frozenset({PUSH, KUBEFLOW})
+"""Sources of what the trial sent itself; everything else was recovered at its end."""
+
+ROUNDING: Final = 5e-4
+"""Largest relative difference of a value and what the Trainer of `transformers` logs of it: four digits."""
 
 TRAIN_LOSS: Final = "train_loss"
 """Metric whose divergence counts besides the objective's."""
@@ -37,12 +40,18 @@ class _Epoch:
     at: float = 0.0
     resources: dict[str, Any] = field(default_factory=dict)
 
+    def put(self, name: str, value: float, source: str) -> None:
+        self.metrics[name] = value
+        self.sources[name] = source
+
+    def drop(self, name: str) -> None:
+        del self.metrics[name], self.sources[name]
+
     def add(self, row: Row[Any]) -> None:
         for name, value in row.metrics.items():
             # What was read from a log is rounded: it fills gaps, it replaces nothing.
-            if row.source == PUSH or self.sources.get(name) != PUSH:
-                self.metrics[name] = value
-                self.sources[name] = row.source
+            if row.source in SENT or self.sources.get(name) not in SENT:
+                self.put(name, value, row.source)
         for name in row.nonfinite:
             self.metrics.pop(name, None)
         self.at = row.received_at
@@ -57,7 +66,7 @@ def in_order(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
     rows = list(rows)
     first: dict[tuple[int, str], float] = {}
     for row in rows:
-        if row.source == PUSH:
+        if row.source in SENT:
             key = (row.attempt, row.pod_uid)
             first[key] = min(first.get(key, math.inf), row.received_at)
 
@@ -68,26 +77,58 @@ def in_order(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
     return sorted(rows, key=place)
 
 
+def _same(value: float, logged: float | None) -> bool:
+    """Whether a log may show `value` as `logged`."""
+    return logged is not None and math.isclose(value, logged, rel_tol=ROUNDING)
+
+
 class Curve:
     """The curve of one trial."""
 
     def __init__(self, rows: Iterable[Row[Any]]) -> None:
         """Add up reports, given in any order."""
         self._rows = in_order(rows)
+        sharpened: set[int] = set()
+        logged = [r for r in self._rows if r.source not in SENT and r.epoch is not None]
+        pushed = {row.attempt for row in self._rows if row.source == PUSH}
         self._epochs: dict[float, _Epoch] = {}
         self._loose: list[Row[Any]] = []
         sender: tuple[int, str] | None = None
         for row in self._rows:
+            if row.source == KUBEFLOW and row.attempt in pushed:
+                continue  # the same, with gaps, from a program that reports by itself
             if row.kind not in CURVE_KINDS or row.epoch is None:
                 if row.metrics:
                     self._loose.append(row)
                 continue
-            if row.source == PUSH and (row.attempt, row.pod_uid) != sender:
+            if row.source in SENT and (row.attempt, row.pod_uid) != sender:
                 # Another process goes on from a checkpoint, or starts anew: what the one before it
                 # reached beyond that point is not part of this run.
                 sender = (row.attempt, row.pod_uid)
                 self._epochs = {e: p for e, p in self._epochs.items() if e < row.epoch}
+            if row.source not in SENT and row.attempt not in sharpened:
+                sharpened.add(row.attempt)
+                self._sharpen(r for r in logged if r.attempt == row.attempt)
             self._epochs.setdefault(row.epoch, _Epoch()).add(row)
+
+    def _sharpen(self, logged: Iterable[Row[Any]]) -> None:
+        """Move posted values, whose epochs are guesses, to where the log has them, rounded."""
+        log: dict[float, Mapping[str, float]] = {}
+        for row in logged:
+            log[row.epoch] = {**log.get(row.epoch, {}), **row.metrics}
+        guessed = [
+            (at, name, value)
+            for at, epoch in self._epochs.items()
+            for name, value in epoch.metrics.items()
+            if epoch.sources[name] == KUBEFLOW and not _same(value, log.get(at, {}).get(name))
+        ]
+        for at, name, value in guessed:
+            found = [e for e in log if abs(e - at) <= 1 and _same(value, log[e].get(name))]
+            if found:
+                self._epochs[at].drop(name)
+                place = self._epochs.setdefault(min(found, key=lambda e: abs(e - at)), _Epoch())
+                if name not in place.metrics:
+                    place.put(name, value, KUBEFLOW)
 
     def points(self) -> list[Point]:
         """Return one point an epoch; a trial that names none has a point a report, by step or number."""

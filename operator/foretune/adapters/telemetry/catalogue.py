@@ -193,7 +193,7 @@ METRICS: Final = (
     _counter(
         "foretune_trial_metric_source_total",
         ("source",),
-        "Ended trials by the carrier that gave the objective: push, termination_message, log_tail.",
+        "Ended trials by the carrier that gave the objective: push, kubeflow, termination_message, log_tail.",
         Process.OPERATOR,
     ),
     _counter(

@@ -46,7 +46,7 @@ VERBS: Final = ("get", "list", "watch", "create", "patch", "update", "apply", "d
 RESOURCES: Final = (PLURAL, f"{PLURAL}/status", "jobs", "pods", "pods/log", "leases", "events")
 """Resources that the operator asks for."""
 
-SOURCES: Final = ("push", "termination_message", "log_tail")
+SOURCES: Final = ("push", "kubeflow", "termination_message", "log_tail")
 """Carriers of an objective."""
 
 _OUTCOMES: Final = {

@@ -32,6 +32,7 @@ from foretune.errors import (
     UnavailableError,
 )
 from foretune.services.tracker.auth import UnknownCallerError
+from foretune.services.tracker.kubeflow import read_status
 from foretune.services.tracker.service import StalePodError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from foretune.domain.history import JobRecord
     from foretune.services.tracker.auth import Authenticator, Identity
-    from foretune.services.tracker.service import TrackerService
+    from foretune.services.tracker.service import Reply, TrackerService
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def create_app(service: TrackerService, authenticator: Authenticator) -> Starlet
     job, trial = "/v1/jobs/{uid}", "/v1/jobs/{uid}/trials/{index:int}"
     handlers = [
         ("POST", contract.REPORTS_PATH, face.reports),
+        ("POST", f"{contract.KUBEFLOW_PATH}/{{uid}}/{{index:int}}", face.status),
         ("GET", "/v1/jobs", face.jobs),
         ("PUT", job, face.register),
         ("GET", job, face.job),
@@ -186,23 +188,21 @@ class _Face:
 
     # ------------------------------------------------------------- for trials
     async def reports(self, request: Request) -> Response:
-        identity = await self._caller(request)
-        if identity.pod_uid is None:
-            raise ForbiddenError("only a trial's pod may report: the token is bound to no pod")
-        pod_uid = identity.pod_uid
+        identity, pod_uid = await self._pod(request)
         reports = wire.read_reports(await _body(request, contract.BODY_LIMIT))
         uid, index = wire.trial_of(reports[0])
         if identity.trial is not None and identity.trial != reports[0]["trial"]:
             raise ForbiddenError("the token is for another trial")
-        reply = await self._run(self._service.receive, uid, index, pod_uid, reports)
-        return JSONResponse(
-            {
-                "ack": reply.ack,
-                "action": reply.action.value,
-                "reason": reply.reason,
-                "interval": reply.interval,
-            }
-        )
+        return _told(await self._run(self._service.receive, uid, index, pod_uid, reports))
+
+    async def status(self, request: Request) -> Response:
+        """Take what the Trainer of `transformers` posts to Kubeflow Trainer."""
+        identity, pod_uid = await self._pod(request)
+        status = read_status(await _body(request, contract.BODY_LIMIT))
+        uid, index = _trial(request)
+        if identity.trial not in {None, f"{uid}/{index}"}:
+            raise ForbiddenError("the token is for another trial")
+        return _told(await self._run(self._service.receive_status, uid, index, pod_uid, status))
 
     # ----------------------------------------------------------- for the loop
     async def register(self, request: Request) -> Response:
@@ -304,6 +304,13 @@ class _Face:
             raise UnknownCallerError("a bearer token is required: Authorization: Bearer <token>")
         return await self._run(self._authenticator.identify, token.strip())
 
+    async def _pod(self, request: Request) -> tuple[Identity, str]:
+        """Return the caller, and the pod that its token is bound to."""
+        identity = await self._caller(request)
+        if identity.pod_uid is None:
+            raise ForbiddenError("only a trial's pod may report: the token is bound to no pod")
+        return identity, identity.pod_uid
+
     async def _operator(self, request: Request) -> None:
         identity = await self._caller(request)
         if not identity.operator:
@@ -319,6 +326,11 @@ class _Face:
         if not await self._run(self._authenticator.may_read, identity, namespace):
             message = f"{identity.username} may not get tuningjobs in namespace {namespace}"
             raise ForbiddenError(message)
+
+
+def _told(reply: Reply) -> Response:
+    body = {"ack": reply.ack, "action": reply.action.value, "reason": reply.reason}
+    return JSONResponse({**body, "interval": reply.interval})
 
 
 def _trial(request: Request) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from foretune.contract import Action
 from foretune.domain.budget import share_left
 from foretune.domain.history import JobRecord, Proposal
 from foretune.domain.job import Algorithm, PriorMode
-from foretune.domain.trial import TrialState
+from foretune.domain.trial import KUBEFLOW, TrialState
 from foretune.errors import (
     ConflictError,
     ForbiddenError,
@@ -30,6 +30,7 @@ from foretune.ports import ReportBatch, SuggestionAnswer, SuggestionRequest
 from foretune.search.fallback import sobol_proposal
 from foretune.services.tracker.catalogue import Catalogue, Past
 from foretune.services.tracker.early import EarlyStops
+from foretune.services.tracker.kubeflow import report_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from foretune.domain.trial import AttemptRecord, Outcome, Point, Trial
     from foretune.ports import Clock, History, Suggestions
     from foretune.services.tracker.catalogue import Sharing
+    from foretune.services.tracker.kubeflow import Status
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +293,36 @@ class TrackerService:
             received_at=self._clock.now(),
         )
         self._write(lambda: self._history.add_reports(batch))
-        ack = max(report["seq"] for report in reports)
+        return self._reply(job_uid, index, max(report["seq"] for report in reports))
+
+    def receive_status(self, job_uid: str, index: int, pod_uid: str, status: Status) -> Reply:
+        """Store what is new in a status as posted to Kubeflow Trainer, and say what the pod should do.
+
+        Who posts it hardly reads the answer. Raises as `receive`; the attempt is the pod's.
+        """
+        trial = self._history.trial(job_uid, index)
+        pods = self._history.pods(job_uid, index)
+        newest = pods[-1][0] if pods else 0
+        attempt = next((number for number, uid in pods if uid == pod_uid), newest)
+        self._check_sender(job_uid, index, attempt, pod_uid)
+        report = report_of(status, self._history.curve(job_uid, index))
+        if report is not None:
+            if trial.source is None:
+                log.info("job %s trial %d reports as to Kubeflow Trainer", job_uid, index)
+            batch = ReportBatch(
+                job_uid=job_uid,
+                index=index,
+                attempt=attempt,
+                pod_uid=f"{KUBEFLOW}:{pod_uid}"[:64],  # numbers of its own, beside the SDK's
+                reports=[{**report, "seq": trial.reports}],
+                source=KUBEFLOW,
+                received_at=self._clock.now(),
+            )
+            self._write(lambda: self._history.add_reports(batch))
+        return self._reply(job_uid, index, trial.reports)
+
+    def _reply(self, job_uid: str, index: int, ack: int) -> Reply:
+        """Say what a trial should do, now that its reports up to `ack` are stored."""
         trial = self._history.trial(job_uid, index)
         if trial.stop_requested is not None:
             return Reply(ack, Action.STOP, trial.stop_requested)
