@@ -45,6 +45,8 @@ class OperatorSettings:
     """FORETUNE_TOKEN_FILE: the operator's own token for the tracker."""
     trainer_image: str = "ghcr.io/foretune/trainer:0.1.0"
     """FORETUNE_TRAINER_IMAGE: image of `trial.builtin`."""
+    sdk_image: str = "ghcr.io/foretune/foretune:0.1.0"
+    """FORETUNE_SDK_IMAGE: image with the command `foretune`, from which `trial.inject` copies the SDK."""
     namespaces: tuple[str, ...] = ()
     """FORETUNE_NAMESPACES: comma-separated; empty watches the whole cluster."""
     namespace: str = "foretune"

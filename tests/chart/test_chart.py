@@ -230,6 +230,7 @@ def test_settings_of_the_default(tmp_path: Path) -> None:
     assert operator.tracker_url == f"http://127.0.0.1:{tracker.port}"
     assert operator.namespaces == ()
     assert operator.trainer_image == IMAGES["trainer"].tag
+    assert operator.sdk_image == IMAGES["light"].tag
     assert tracker.suggestion_url == f"http://{suggestion.host}:{suggestion.port}"
     assert tracker.operator_users == (f"system:serviceaccount:{NAMESPACE}:{RELEASE}",)
     assert tracker.database_url.startswith("sqlite:////var/lib/foretune/")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from foretune.domain.job import Job, Workload
 
 IMAGE: Final = "ghcr.io/foretune/trainer:test"
+SDK_IMAGE: Final = "ghcr.io/foretune/foretune:test"
 PARAMS: Final = {"lr": 0.01, "layers": 3}
 
 

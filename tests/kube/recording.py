@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import urllib3
 from kubernetes.client import Configuration
 from kubernetes.config import load_kube_config
-from tests.kube.cases import IMAGE, job_of, request_of
+from tests.kube.cases import IMAGE, SDK_IMAGE, job_of, request_of
 from tests.support.cluster import Cluster, running_cluster, wait_for
 
 from foretune.adapters.kube.client import KubeApi
@@ -229,7 +229,9 @@ def play(stage: Stage, number: int, scenario: str) -> list[dict[str, Any]]:
     code, options, act = SCENARIOS[scenario]
     job = job_of(code, **options)
     request = request_of(job, index=number)
-    body = build_job(request, report_url="http://127.0.0.1:1", trainer_image=IMAGE)
+    body = build_job(
+        request, report_url="http://127.0.0.1:1", trainer_image=IMAGE, sdk_image=SDK_IMAGE
+    )
     stage.api.create(JOBS, body, namespace="default")
     act(stage)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 from kubernetes.client import Configuration
-from tests.kube.cases import IMAGE, VARIANTS, Hand, request_of
+from tests.kube.cases import IMAGE, SDK_IMAGE, VARIANTS, Hand, request_of
 from tests.kube.recording import configuration
 from tests.support.cluster import Cluster, wait_for
 from tests.support.manifests import good
@@ -125,7 +125,7 @@ class World:
 
 def runner_of(api: KubeApi, cache: Cache) -> KubeRunner:
     """Return a runner."""
-    return KubeRunner(api, cache, report_url=URL, trainer_image=IMAGE)
+    return KubeRunner(api, cache, report_url=URL, trainer_image=IMAGE, sdk_image=SDK_IMAGE)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def world(cluster: Cluster) -> Iterator[World]:
 def test_every_variant_is_admitted_in_a_restricted_namespace(world, variant):
     """The Job, and the pod that the Job controller would make of it, pass API server and Pod Security."""
     job = replace(VARIANTS[variant], key=JobKey(SPACE, "demo"))
-    body = build_job(request_of(job), report_url=URL, trainer_image=IMAGE)
+    body = build_job(request_of(job), report_url=URL, trainer_image=IMAGE, sdk_image=SDK_IMAGE)
     made = world.api.create(JOBS, body, namespace=SPACE, dry_run=True, creates_job=True)
     assert made["spec"]["podFailurePolicy"] == body["spec"]["podFailurePolicy"]
     template = body["spec"]["template"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.kube.cases import IMAGE, VARIANTS, Hand, request_of
+from tests.kube.cases import IMAGE, SDK_IMAGE, VARIANTS, Hand, request_of
 from tests.kube.recording import bodies, recorded
 from tests.kube.server import Answer, Request, Server, refusal
 from tests.support.world import make_job
@@ -26,6 +26,7 @@ def runner_of(server: Server, cache: Cache, clock: Hand | None = None) -> KubeRu
         cache,
         report_url="http://tracker",
         trainer_image=IMAGE,
+        sdk_image=SDK_IMAGE,
         monotonic=clock or Hand(),
     )
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.kube.cases import IMAGE, PARAMS, VARIANTS, request_of, template_of, with_workload
+from tests.kube.cases import (
+    IMAGE,
+    PARAMS,
+    SDK_IMAGE,
+    VARIANTS,
+    request_of,
+    template_of,
+    with_workload,
+)
 
 from foretune import contract
 from foretune.adapters.kube.template import build_job
@@ -21,7 +29,9 @@ SCHEMA = "1.36"
 
 def built(job: Any, **request: Any) -> dict[str, Any]:
     """Return the Job of an attempt of `job`."""
-    return build_job(request_of(job, **request), report_url=URL, trainer_image=IMAGE)
+    return build_job(
+        request_of(job, **request), report_url=URL, trainer_image=IMAGE, sdk_image=SDK_IMAGE
+    )
 
 
 def pod_of(body: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from foretune import constants, contract
 from foretune.api.problems import listed
 from foretune.api.rules import (
+    HAS_SDK,
     IMAGE_ONLY,
     MIN_BELOW_MAX,
     NAMED_ONLY,
@@ -128,6 +129,11 @@ _TRIAL: Final = (
             field=f".{name}",
         )
         for name, instead in NOT_WITH_TEMPLATE.items()
+    ),
+    Rule(
+        "!has(self.inject) || self.inject.size() == 0 || !has(self.builtin)",
+        HAS_SDK,
+        field=".inject",
     ),
     Rule(
         "!has(self.gpu) || !has(self.resources) || !has(self.resources.limits)"

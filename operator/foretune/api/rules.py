@@ -46,6 +46,9 @@ NAMED_ONLY: Final = "goes with mode named only"
 NEEDS_AUTO: Final = "named needs search.algorithm auto: the others learn from no other job"
 """Said of `prior.mode`."""
 
+HAS_SDK: Final = "does not go with builtin, which has it"
+"""Said of `trial.inject`."""
+
 MIN_BELOW_MAX: Final = "min must be less than max"
 
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\(params\.([^)]*)\)")
@@ -99,6 +102,8 @@ def _workload(trial: models.Trial) -> Iterator[Problem]:
     for name in IMAGE_ONLY:
         if trial.image is None and getattr(trial, name) is not None:
             yield Problem(f"spec.trial.{name}", "goes with image only")
+    if trial.inject and trial.builtin is not None:
+        yield Problem("spec.trial.inject", HAS_SDK)
     limits = trial.resources.limits if trial.resources is not None else {}
     if trial.gpu is not None and constants.GPU_RESOURCE in limits:
         message = f"stands in resources.limits as {constants.GPU_RESOURCE} too: give one of them"

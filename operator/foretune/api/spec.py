@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from foretune.api.problems import text_number
-from foretune.domain.job import Algorithm, Goal, PriorMode, Reduce, Scope, StopMethod
+from foretune.domain.job import Algorithm, Goal, Inject, PriorMode, Reduce, Scope, StopMethod
 from foretune.domain.space import Scale
 
 QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$"
@@ -206,6 +206,12 @@ class Trial(Model):
     template: Template | None = Field(None, description="A whole Job.")
     gpu: Whole | None = Field(None, ge=0, le=64, description="Number of nvidia.com/gpu.")
     resources: Resources | None = Field(None, description="Kubernetes requests and limits.")
+    inject: list[Inject] | None = Field(
+        None,
+        max_length=2,
+        description="What is brought into an image that lacks it: sdk (the reporting SDK on PYTHONPATH;"
+        " Lightning then needs no line), shims (stand-ins for ray.train.report and the like, with the sdk).",
+    )
     timeout_seconds: Whole | None = Field(
         None, ge=1, le=31_536_000, description="Longest run of one attempt, in seconds."
     )

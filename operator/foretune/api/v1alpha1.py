@@ -173,6 +173,7 @@ def _trial(trial: models.Trial) -> TrialSpec:
             for kind, amounts in (dict(resources) if resources else {}).items()
             if amounts
         },
+        inject=frozenset(trial.inject or ()),
         timeout_s=float(trial.timeout_seconds) if trial.timeout_seconds is not None else None,
     )
 

@@ -57,7 +57,11 @@ def assemble(settings: OperatorSettings) -> OperatorParts:
     loop = Reconciler(
         tracker=tracker,
         runner=KubeRunner(
-            api, cache, report_url=settings.report_url, trainer_image=settings.trainer_image
+            api,
+            cache,
+            report_url=settings.report_url,
+            trainer_image=settings.trainer_image,
+            sdk_image=settings.sdk_image,
         ),
         sink=sink,
         clock=clock,

@@ -151,8 +151,9 @@ def _section(name: str, command: argparse.ArgumentParser) -> str:
         rows.append((shown, action.help))
     table = "".join(f"| `{_escaped(left)}` | {_escaped(str(text))} |\n" for left, text in rows)
     head = f"## foretune {name}\n\n{_escaped(command.description or '')}\n"
-    extra = f"Needs `pip install 'foretune[{EXTRAS[name.partition(' ')[0]]}]'`.\n"
-    return f"{head}\n```\n{' '.join(usage)}\n```\n\n{extra}\n| argument | |\n|---|---|\n{table}"
+    extra = EXTRAS[name.partition(" ")[0]]
+    needs = f"Needs `pip install 'foretune[{extra}]'`.\n\n" if extra is not None else ""
+    return f"{head}\n```\n{' '.join(usage)}\n```\n\n{needs}| argument | |\n|---|---|\n{table}"
 
 
 def _settings(name: str) -> Iterator[str]:

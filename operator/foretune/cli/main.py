@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "explain": "foretune.cli.explain:explain",
     "history": "foretune.cli.history:run",
     "prior": "foretune.cli.prior:run",
+    "parse": "foretune.cli.parse:parse",
+    "sdk": "foretune.cli.sdk:copy",
     "operator": "foretune.cli.serve:operator",
     "tracker": "foretune.cli.serve:tracker",
     "suggestion": "foretune.cli.serve:suggestion",
@@ -62,7 +64,7 @@ def _run(argv: Sequence[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package in {"", "foretune", "foretune_trainer", "foretune_report"}:
             raise
-        extra = EXTRAS[arguments.command]
+        extra = EXTRAS[arguments.command] or "local"
         text = f"`foretune {arguments.command}` needs the package {package}"
         print(f"foretune: {text}: pip install 'foretune[{extra}]'", file=sys.stderr)
         return BAD_INPUT

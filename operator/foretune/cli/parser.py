@@ -13,7 +13,7 @@ MAX_PARALLEL: Final = 256
 MAX_GRACE_S: Final = 3600
 """Longest `--grace`, in seconds."""
 
-EXTRAS: Final = {
+EXTRAS: Final[dict[str, str | None]] = {
     "run": "local",
     "status": "tracker",
     "trials": "tracker",
@@ -21,12 +21,14 @@ EXTRAS: Final = {
     "explain": "tracker",
     "history": "local",
     "prior": "local",
+    "parse": None,
+    "sdk": None,
     "operator": "operator",
     "tracker": "tracker",
     "suggestion": "suggestion",
     "experiment": "local",
 }
-"""The extra of the Python package that brings what a command needs."""
+"""The extra of the Python package that brings what a command needs; None for the package alone."""
 
 PROCESSES: Final = {
     "operator": "watch TuningJobs of a cluster, and run their trials",
@@ -58,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_readers(commands)
     _add_history(commands)
     _add_prior(commands)
+    _add_programs(commands)
     experiment = _add(commands, "experiment", "compare search methods on recorded histories")
     experiment.add_argument(
         "arguments",
@@ -287,6 +290,34 @@ def _add_prior(commands: Any) -> None:
         command.add_argument(
             "--history", metavar="FILE", help=HISTORY_HELP + "; priors lie beside it"
         )
+
+
+def _add_programs(commands: Any) -> None:
+    """Add what helps with programs that know nothing of Foretune."""
+    parse = _add(commands, "parse", "show what would be read from the log of a program")
+    parse.description = (
+        "Show which epochs and metrics would be read from a log, as after a trial that did not report: before "
+        "any GPU is spent. Exit code 1 when there are none, or none of --metric."
+    )
+    parse.add_argument(
+        "log", metavar="FILE", nargs="?", default="-", help="the log; default: -, which reads stdin"
+    )
+    parse.add_argument(
+        "--metric", metavar="NAME", help="the metric that spec.objective will name: is it there?"
+    )
+    _add_output(parse, ("table", "json"))
+    sdk = _add(commands, "sdk", "bring the reporting SDK into another environment")
+    subcommands = sdk.add_subparsers(
+        dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=_Parser
+    )
+    copy = _add(subcommands, "copy", "copy the SDK into a folder")
+    copy.description = (
+        "Copy the SDK into a folder, for the PYTHONPATH of any Python from 3.8 on: what `spec.trial.inject` "
+        "does in a trial's pod."
+    )
+    copy.add_argument(
+        "folder", metavar="FOLDER", help="where to; made if needed, and its content is replaced"
+    )
 
 
 def _index(text: str) -> int:

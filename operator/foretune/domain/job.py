@@ -184,6 +184,15 @@ class Template:
 Workload = Builtin | Image | Template
 
 
+class Inject(enum.StrEnum):
+    """What is brought into images that don't have it."""
+
+    SDK = "sdk"
+    """The reporting SDK, on PYTHONPATH; Lightning finds its callback there."""
+    SHIMS = "shims"
+    """Stand-ins for reporting functions of other tools; the SDK comes with them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """What one trial runs, and on which resources."""
@@ -192,6 +201,8 @@ class TrialSpec:
     gpu: int = 0
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Kubernetes `requests` and `limits`."""
+    inject: frozenset[Inject] = frozenset()
+    """Of `Image` and `Template`."""
     timeout_s: float | None = None
 
 

@@ -61,13 +61,18 @@ class KubeRunner:
         *,
         report_url: str,
         trainer_image: str,
+        sdk_image: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start Jobs whose pods report to `report_url`; `trainer_image` is that of `trial.builtin`."""
+        """Start Jobs whose pods report to `report_url`.
+
+        `trainer_image` is that of `trial.builtin`, `sdk_image` that from which `trial.inject` copies.
+        """
         self._api = api
         self._cache = cache
         self._report_url = report_url
         self._trainer_image = trainer_image
+        self._sdk_image = sdk_image
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._asked: dict[str, float] = {}
@@ -112,7 +117,12 @@ class KubeRunner:
         can't be built or is refused, `QuotaExceededError`, `ClusterUnavailableError`. Whether a request
         that was cut off succeeded, the next call finds out.
         """
-        body = build_job(request, report_url=self._report_url, trainer_image=self._trainer_image)
+        body = build_job(
+            request,
+            report_url=self._report_url,
+            trainer_image=self._trainer_image,
+            sdk_image=self._sdk_image,
+        )
         namespace = request.job.key.namespace
         try:
             made = self._api.create(JOBS, body, namespace=namespace, creates_job=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foretune import constants, contract
 from foretune.adapters.kube.observe import DEFAULT_CONTAINER
-from foretune.domain.job import Builtin, Image, Template
+from foretune.domain.job import Builtin, Image, Inject, Template
 from foretune.errors import InvalidJobError, Problem
 from foretune.planner import launch
 
@@ -40,6 +40,24 @@ SHM_LIMIT: Final = "2Gi"
 TMP_LIMIT: Final = "10Gi"
 """Of /tmp; more ends the pod instead of filling the node's disk."""
 
+SDK: Final = "foretune-sdk"
+"""Name of the init container that brings the SDK, and of the volume it goes through."""
+
+SDK_LIMIT: Final = "16Mi"
+"""Of that volume; the SDK has 100 KiB."""
+
+SDK_RESOURCES: Final = {"cpu": "250m", "memory": "128Mi"}
+"""Of that container, as requests and as limits: a quota may want both, and so does a guaranteed pod."""
+
+PYTHON_PATH: Final = "PYTHONPATH"
+"""Where a Python that starts looks for the SDK."""
+
+_CONFINED: Final[Json] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
 FAIL_CODES: Final = (
     contract.ExitCode.BAD_CONFIG,
     contract.ExitCode.BAD_EXTRA,
@@ -55,10 +73,12 @@ _TEMPLATE: Final = "spec.trial.template.job"
 _POD: Final = f"{_TEMPLATE}.spec.template.spec"
 
 
-def build_job(request: LaunchRequest, *, report_url: str, trainer_image: str) -> Json:
+def build_job(
+    request: LaunchRequest, *, report_url: str, trainer_image: str, sdk_image: str
+) -> Json:
     """Return the batch/v1 Job of an attempt.
 
-    Raises `InvalidJobError` for a `trial.json` above `CONFIG_LIMIT`, and for a template that can't be one
+    `trainer_image` is that of `trial.builtin`, `sdk_image` that from which `trial.inject` copies. Raises `InvalidJobError` for a `trial.json` above `CONFIG_LIMIT`, and for a template that can't be one
     attempt (several pods, restarts within a pod).
     """
     config, text = _config(request, report_url)
@@ -72,6 +92,8 @@ def build_job(request: LaunchRequest, *, report_url: str, trainer_image: str) ->
     container = next(one for one in pod["containers"] if one["name"] == name)
     _equip(container, request, report_url=report_url, checkpoints=config["checkpoint"]["dir"])
     _furnish(pod, container, own=kind != "template")
+    if trial.inject and kind != "builtin":
+        _inject(pod, container, sdk_image, shims=Inject.SHIMS in trial.inject)
     meta, template_meta = body.get("metadata") or {}, spec["template"].get("metadata") or {}
     spec.pop("ttlSecondsAfterFinished", None)  # set once the outcome is committed, never before
     spec.setdefault("completions", 1)
@@ -183,11 +205,7 @@ def _own(workload: Builtin | Image, trial: TrialSpec, trainer_image: str) -> Jso
         "env": _copies(workload.env),
         "volumeMounts": _copies(workload.volume_mounts),
         "resources": _resources(trial),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": copy.deepcopy(_CONFINED),
     }
     if workload.env_from:
         container["envFrom"] = _copies(workload.env_from)
@@ -268,6 +286,12 @@ def _equip(container: Json, request: LaunchRequest, *, report_url: str, checkpoi
     message_path = container.setdefault("terminationMessagePath", contract.TERMINATION_LOG)
     given = {
         **{name: value for name, value in defaults.items() if name not in taken},
+        **launch.kubeflow_env(
+            request,
+            report_url=launch.literal(report_url),
+            token_file=f"{contract.CONFIG_DIR}/token",
+            taken=taken,
+        ),
         **{
             name: launch.literal(value)
             for name, value in launch.identity_env(
@@ -326,6 +350,41 @@ def _furnish(pod: Json, container: Json, *, own: bool) -> None:
         for key in ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
         if key not in known
     )
+
+
+def _inject(pod: Json, container: Json, image: str, *, shims: bool) -> None:
+    """Bring the SDK into the primary container: a container before it copies one folder out of our image.
+
+    That container is as restricted as Pod Security can be, whatever the pod's own settings are.
+    """
+    mount = {"name": SDK, "mountPath": contract.SDK_DIR}
+    copying: Json = {
+        "name": SDK,
+        "image": image,
+        "args": ["sdk", "copy", contract.SDK_DIR],
+        "volumeMounts": [mount],
+        "resources": {"requests": dict(SDK_RESOURCES), "limits": dict(SDK_RESOURCES)},
+        "securityContext": {
+            **copy.deepcopy(_CONFINED),
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    pod["initContainers"] = [copying, *(pod.get("initContainers") or ())]
+    pod.setdefault("volumes", []).append({"name": SDK, "emptyDir": {"sizeLimit": SDK_LIMIT}})
+    container["volumeMounts"].append({**mount, "readOnly": True})
+    path = contract.sdk_python_path(contract.SDK_DIR, shims=shims)
+    theirs = next((one for one in container["env"] if one["name"] == PYTHON_PATH), None)
+    if theirs is None:
+        container["env"].append({"name": PYTHON_PATH, "value": path})
+    elif "valueFrom" in theirs:
+        message = f"needs {PYTHON_PATH} of the trial to be a plain value, which it goes in front of"
+        raise InvalidJobError([Problem("spec.trial.inject", message)])
+    else:  # in place, since it may refer to variables before it
+        theirs["value"] = f"{path}:{theirs['value']}" if theirs.get("value") else path
 
 
 def _sources() -> list[Json]:

@@ -2,6 +2,7 @@
 
 ```
 <state>/<job uid>/checkpoints/t0007/   shared by the attempts of trial 7
+<state>/<job uid>/sdk/                 what `trial.inject` puts on PYTHONPATH
 <state>/<job uid>/t0007-a0/            attempt 0 of trial 7
     attempt.json    written before the program starts: identity, configuration hash, GPUs, and whether
                     exit code 0 of the program always means that it finished (`honest`)

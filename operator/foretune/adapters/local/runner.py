@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Final
 from foretune import contract
 from foretune.adapters.local import devices, supervisor, workload
 from foretune.adapters.local.folders import NAME, Folder, attempts
-from foretune.domain.job import Builtin
+from foretune.domain.job import Builtin, Inject
 from foretune.errors import ConflictError, UnavailableError
 from foretune.planner import launch
+from foretune_report import bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,6 +111,7 @@ class ProcessRunner:
         self._stopping = False
         self._live: dict[Path, _Live] = {}
         self._ended: dict[Path, ObservedAttempt] = {}
+        self._with_sdk: set[str] = set()
 
     def observe(self, job: Job) -> Sequence[ObservedAttempt]:
         """Return every attempt of the job whose folder is there, ended ones included."""
@@ -139,9 +141,15 @@ class ProcessRunner:
                 raise UnavailableError("the run is being stopped: nothing is started any more")
             held = [live.devices for live in self._live.values()]
             dealt = devices.deal(self._devices, request.job.spec.trial.gpu, held)
+            sdk_path = self._sdk(request.job)
             pod_uid = self._prepare(request, folder, dealt)
+            given = self._given(request, folder, dealt, pod_uid)
+            token = str(folder.path / "token")
+            given |= launch.kubeflow_env(
+                request, report_url=self._report_url, token_file=token, taken=found.env
+            )
             command, env = workload.render(
-                found, request.params, self._environ, self._given(request, folder, dealt, pod_uid)
+                found, request.params, self._environ, given, sdk_path=sdk_path
             )
             self._start(request, folder, command, env, dealt)
 
@@ -252,6 +260,17 @@ class ProcessRunner:
             if seen is not None and seen.phase.ended:
                 self._ended[folder.path] = seen
             return seen
+
+    def _sdk(self, job: Job) -> str | None:
+        """Return what goes in front of PYTHONPATH for `trial.inject`; None for a job without it."""
+        wanted = job.spec.trial.inject
+        if not wanted or isinstance(job.spec.trial.workload, Builtin):
+            return None
+        folder = self._state / job.uid / "sdk"
+        if job.uid not in self._with_sdk:  # what an earlier run left may be of another version
+            bundle.copy(folder)
+            self._with_sdk.add(job.uid)
+        return contract.sdk_python_path(str(folder), shims=Inject.SHIMS in wanted)
 
     def _prepare(self, request: LaunchRequest, folder: Folder, dealt: Sequence[str]) -> str:
         """Make the attempt's folder, whole or not at all, and return the uid of its process."""

@@ -150,12 +150,17 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def render(
-    found: Program, params: Params, base: Mapping[str, str], given: Mapping[str, str]
+    found: Program,
+    params: Params,
+    base: Mapping[str, str],
+    given: Mapping[str, str],
+    *,
+    sdk_path: str | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of one trial.
 
     `base` is the environment of `foretune run`; the contract's variables in `given` and the manifest's
-    own come on top, in this order.
+    own come on top, in this order. `sdk_path` goes in front of PYTHONPATH.
     """
     env = {name: value for name, value in base.items() if not _of_contract(name)}
     for name, value in DEFAULT_ENV.items():
@@ -164,6 +169,9 @@ def render(
     texts = escaped(params)
     for name, value in found.env.items():
         env[name] = expand(contract.substitute(value, texts), env)
+    if sdk_path is not None:
+        there = env.get("PYTHONPATH")
+        env["PYTHONPATH"] = f"{sdk_path}:{there}" if there else sdk_path
     command = [expand(contract.substitute(word, texts), env) for word in found.command]
     return command, env
 
