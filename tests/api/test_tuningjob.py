@@ -17,6 +17,7 @@ from foretune.domain.job import (
     FailurePolicy,
     Goal,
     Image,
+    Inject,
     JobKey,
     Reduce,
     Template,
@@ -158,6 +159,16 @@ def test_an_image_keeps_its_command():
     assert found.command == ("python", "train.py")
     assert found.args == ("--lr=$(params.lr)", "$$(params.nope)")
     assert found.env[0]["value"] == "$(params.layers)"
+
+
+def test_what_is_injected_is_a_set():
+    """`inject` may name each part once or more; without it nothing is injected."""
+    image = {"builtin": None, "image": "own:1"}
+    assert spec(trial={**image, "inject": ["shims", "sdk"]}).trial.inject == {
+        Inject.SDK,
+        Inject.SHIMS,
+    }
+    assert spec(trial=image).trial.inject == frozenset()
 
 
 def test_a_template_keeps_its_job():

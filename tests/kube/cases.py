@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.world import make_job
 
-from foretune.domain.job import Builtin, Image, Template
+from foretune.domain.job import Builtin, Image, Inject, Template
 from foretune.planner.naming import attempt_name, config_hash
 from foretune.ports import LaunchRequest
 
@@ -145,6 +145,25 @@ VARIANTS: Final[dict[str, Job]] = {
         gpu=2,
     ),
     "image-only": with_workload(Image(image="example.org/own:3")),
+    "image-with-sdk": with_workload(
+        Image(
+            image="example.org/own:3",
+            env=(
+                {"name": "BASE", "value": "/opt"},
+                {"name": "PYTHONPATH", "value": "$(BASE)/lib"},
+            ),
+        ),
+        inject=frozenset({Inject.SDK}),
+    ),
+    "template-with-shims": with_workload(
+        Template(
+            job=_restricted(
+                template_of(initContainers=[{"name": "data", "image": "x", **RESTRICTED_CONTAINER}])
+            ),
+            primary_container="train",
+        ),
+        inject=frozenset({Inject.SHIMS}),
+    ),
     "template": with_workload(
         Template(job=_restricted(template_of()), primary_container="train"), timeout_s=60.0
     ),

@@ -20,7 +20,7 @@ from tests.kube.cases import (
 
 from foretune import contract
 from foretune.adapters.kube.template import build_job
-from foretune.domain.job import Builtin, Image, Template
+from foretune.domain.job import Builtin, Image, Inject, Template
 from foretune.errors import InvalidJobError
 
 URL = "http://foretune-tracker.foretune:8080"
@@ -203,6 +203,68 @@ def test_threads_follow_the_cpus_and_the_user():
     assert env_of(built(VARIANTS["rich-template"]))["MKL_NUM_THREADS"] == "2"
     env = env_of(built(VARIANTS["image"]))
     assert (env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"]) == ("7", "1")
+
+
+def test_programs_that_know_kubeflow_trainer_report_to_us():
+    """The three variables lead to this trial's route with this pod's token; there is no CA for http."""
+    env = env_of(built(VARIANTS["image"], index=3))
+    assert env["KUBEFLOW_TRAINER_SERVER_URL"] == f"{URL}/compat/kubeflow/uid-demo/3"
+    assert env["KUBEFLOW_TRAINER_SERVER_TOKEN"] == env[contract.ENV_TOKEN_FILE]
+    assert "KUBEFLOW_TRAINER_SERVER_CA_CERT" not in env
+
+
+@pytest.mark.parametrize("name", contract.KUBEFLOW_VARIABLES)
+def test_a_kubeflow_of_the_users_gets_no_token_of_ours(name):
+    """Where the pod has one of the variables, none of ours is given: our token is for us alone."""
+    job = with_workload(Image(image="own:1", env=({"name": name, "value": "theirs"},)))
+    env = env_of(built(job))
+    assert {n: v for n, v in env.items() if n.startswith("KUBEFLOW")} == {name: "theirs"}
+
+
+def test_the_sdk_comes_through_an_init_container():
+    """One restricted container copies it into a volume that the primary container sees read-only."""
+    body = built(VARIANTS["image-with-sdk"])
+    (copying,) = pod_of(body)["initContainers"]
+    assert (copying["image"], copying["args"]) == (SDK_IMAGE, ["sdk", "copy", "/foretune/sdk"])
+    assert copying["resources"]["limits"] == copying["resources"]["requests"]
+    security = copying["securityContext"]
+    assert security["readOnlyRootFilesystem"]
+    assert security["runAsNonRoot"]
+    (volume,) = [v for v in pod_of(body)["volumes"] if v["name"] == "foretune-sdk"]
+    assert "emptyDir" in volume
+    (mount,) = [m for m in primary(body)["volumeMounts"] if m["name"] == "foretune-sdk"]
+    assert mount == {"name": "foretune-sdk", "mountPath": "/foretune/sdk", "readOnly": True}
+    assert env_of(body)["PYTHONPATH"] == "/foretune/sdk:$(BASE)/lib"
+    names = list(env_of(body))
+    assert names.index("BASE") < names.index("PYTHONPATH")
+
+
+def test_the_shims_come_with_the_sdk_and_before_a_templates_own():
+    """A template gets the same; its init containers follow, and its other containers stay as they are."""
+    body = built(VARIANTS["template-with-shims"])
+    assert [one["name"] for one in pod_of(body)["initContainers"]] == ["foretune-sdk", "data"]
+    shims = "/foretune/sdk/foretune_report/shims/startup"
+    assert env_of(body)["PYTHONPATH"] == f"{shims}:/foretune/sdk"
+    helper = next(one for one in pod_of(body)["containers"] if one["name"] == "helper")
+    assert "env" not in helper
+
+
+def test_nothing_is_injected_unasked_or_into_the_builtin_trainer():
+    """Without `inject`, and for the trainer that has the SDK, the pod has no init container."""
+    builtin = with_workload(Builtin(model="cnn", dataset="digits"), inject=frozenset({Inject.SDK}))
+    for job in (VARIANTS["image"], builtin):
+        body = built(job)
+        assert "initContainers" not in pod_of(body)
+        assert "PYTHONPATH" not in env_of(body)
+
+
+def test_a_path_that_is_not_known_is_refused():
+    """PYTHONPATH from a ConfigMap can't be put behind ours: the field is named."""
+    source = {"configMapKeyRef": {"name": "a", "key": "b"}}
+    image = Image(image="own:1", env=({"name": "PYTHONPATH", "valueFrom": source},))
+    with pytest.raises(InvalidJobError) as error:
+        built(with_workload(image, inject=frozenset({Inject.SDK})))
+    assert paths(error) == ["spec.trial.inject"]
 
 
 def test_gpus_stand_in_limits_only():

@@ -19,10 +19,11 @@ import pytest
 from tests.support.until import until
 from tests.support.world import make_job
 
+from foretune import contract
 from foretune.adapters.local.folders import Folder
 from foretune.adapters.local.runner import ProcessRunner, check
 from foretune.adapters.local.workload import Program, render
-from foretune.domain.job import Builtin, Image, Template
+from foretune.domain.job import Builtin, Image, Inject, Template
 from foretune.domain.trial import AttemptPhase, ObservedAttempt, Trial, TrialState
 from foretune.errors import ConflictError, InvalidJobError, UnavailableError
 from foretune.planner.naming import attempt_name, config_hash
@@ -116,6 +117,46 @@ def test_an_end_is_mapped_as_a_containers(
     assert seen.ended_at is not None
     assert seen.created_at <= seen.started_at <= seen.ended_at
     assert seen.disruption is None
+
+
+def test_what_is_injected_is_on_the_path(tmp_path: Path) -> None:
+    """`trial.inject` puts a copy of the SDK before the PYTHONPATH of shell or manifest."""
+    code = """
+        import os, foretune_report
+        from ray.train import report
+        print(foretune_report.__file__)
+        print(os.environ["PYTHONPATH"])
+        """
+    job = job_of(code, env=({"name": "PYTHONPATH", "value": "/theirs"},))
+    trial = replace(job.spec.trial, inject=frozenset({Inject.SHIMS}))
+    job = replace(job, spec=replace(job.spec, trial=trial))
+    runner = runner_at(tmp_path)
+    seen = ended(runner, job, start(runner, job))
+    log = runner.log_tail(job, seen)
+    assert seen.exit_code == 0, log
+    sdk = tmp_path / job.uid / "sdk"
+    found, path = log.splitlines()
+    assert found.startswith(str(sdk / "foretune_report"))
+    assert path == f"{sdk}/foretune_report/shims/startup:{sdk}:/theirs"
+
+
+def test_a_kubeflow_of_the_shell_is_not_the_trials(tmp_path: Path) -> None:
+    """What a shell says of Kubeflow Trainer is ours in a trial; what the manifest says stays, alone."""
+    code = "import os; print(*[f'{k}={v}' for k, v in os.environ.items() if 'KUBEFLOW' in k])"
+    url = contract.ENV_KUBEFLOW_URL
+    runner = runner_at(
+        tmp_path, environ={**os.environ, url: "shell", "KUBEFLOW_TRAINER_SERVER_CA_CERT": "x"}
+    )
+    for index, env in enumerate(((), ({"name": url, "value": "manifest"},))):
+        job = job_of(code, env=env)
+        log = runner.log_tail(job, ended(runner, job, start(runner, job, index)))
+        said = dict(word.split("=", 1) for word in log.split())
+        token = str(tmp_path / job.uid / f"t{index:04d}-a0" / "token")
+        ours = {
+            url: f"http://127.0.0.1:1/compat/kubeflow/{job.uid}/{index}",
+            contract.ENV_KUBEFLOW_TOKEN: token,
+        }
+        assert said == ({url: "manifest"} if env else ours)
 
 
 def test_a_parameters_own_dollars_stay() -> None:
