@@ -27,8 +27,11 @@ TAIL: Final = 64 * 1024
 def parse(arguments: argparse.Namespace) -> int:
     """Show the points of a log; 1 when there is none, or none of the metric that is asked for."""
     text = _read(arguments.log)
-    cut = len(text.encode()) - TAIL
-    points = parse_log(text.encode()[-TAIL:].decode(errors="replace"))
+    raw = text.encode()
+    cut = len(raw) - TAIL
+    if cut > 0:  # whole lines, as of a trial
+        text = raw[cut:].partition(b"\n")[2].decode(errors="replace")
+    points = parse_log(text)
     names = sorted({n for p in points for n in (*p.get("metrics", {}), *p.get("nonfinite", ()))})
     if arguments.output == "json":
         print(as_json([_shown(point) for point in points]))
