@@ -150,7 +150,12 @@ class TestMisbehavingServers:
         reporter_of: ReporterOf,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Hardly any of 2,000 reports costs the training thread a millisecond of its own time."""
+        """99 of 100 reports cost the training thread less than a millisecond, of its own time and by the clock.
+
+        Its own time (of 2,000 reports) leaves out what others do with the processor, but also what it
+        waits for. By the clock the best of some rounds counts: a busy machine makes a round slower, never
+        quicker, and a report that waited for the server would be slow in each.
+        """
 
         def slow(batch: Any) -> Reply:
             time.sleep(0.2)
@@ -166,14 +171,20 @@ class TestMisbehavingServers:
         opened = opened() if opened else scripted(answers[kind])
         with opened as server:
             reporter = reporter_of(pod(url=getattr(server, "url", server)))
-            costs = []
-            for epoch in range(2000):
-                begin = time.thread_time()
-                reporter.report({"accuracy": 0.5, "val_loss": 0.1}, epoch=epoch)
-                costs.append(time.thread_time() - begin)
+            own, rounds = [], []
+            for number in range(10):
+                clock = []
+                for step in range(200):
+                    begin, begun = time.thread_time(), time.perf_counter()
+                    reporter.report({"accuracy": 0.5, "val_loss": 0.1}, epoch=200 * number + step)
+                    clock.append(time.perf_counter() - begun)
+                    own.append(time.thread_time() - begin)
+                rounds.append(sorted(clock))
             reporter._sender.close(0.0)
-        # CPU time of this thread: how long others kept the processor is not the SDK's doing.
-        assert sorted(costs)[int(0.99 * len(costs))] < 0.001
+        assert sorted(own)[int(0.99 * len(own))] < 0.001
+        assert min(clock[int(0.99 * len(clock))] for clock in rounds) < 0.001
+        # The server is given ten seconds to answer: none of it is waited for here.
+        assert max(clock[-1] for clock in rounds) < 2
         assert capsys.readouterr().err.count("foretune_report:") <= 2
 
     @pytest.mark.slow
