@@ -20,6 +20,7 @@ import yaml
 from pyarrow import parquet
 from scripts.build_images import IMAGES
 from tests.support.cluster import ROOT, wait_for
+from tests.support.foreign import PROGRAMS, foreign_site, needs, python
 from tests.support.installed import (
     ACCOUNT,
     PORTS,
@@ -282,6 +283,77 @@ def test_trials_with_gpus_and_a_mounted_data_set(release, bert):
     assert bert["status"]["spent"]["gpuHours"] == pytest.approx(held / 3600, abs=1e-4)
     ((_, told),) = release.samples("operator", "foretune_job_gpu_seconds", tuningjob="sst2-bert")
     assert told == pytest.approx(held)
+
+
+# --- programs of others ------------------------------------------------------------------------
+
+
+SHIMMED: Final = "from ray import train\nfor n in (1, 2, 3): train.report({'val_loss': 1 / n})\n"
+"""A program written for Ray, which is not there."""
+
+FOREIGN: Final[dict[str, dict[str, Any]]] = {
+    "transformers": {
+        "command": ["unmodified_transformers.py", "--learning_rate", "$(params.lr)"],
+        "args": ["--epochs", "8", "--seconds", "0.8"],
+    },
+    "lightning": {"command": ["with_lightning.py", "8"], "inject": ["sdk"]},
+    "keras": {"command": ["with_keras.py", "8"], "inject": ["sdk"]},
+    "ray": {"command": ["with_ray.py"], "inject": ["shims"]},
+}
+"""Programs without a line of ours (Keras' has one), in an environment without Foretune."""
+
+
+@pytest.fixture(scope="module")
+def foreign(
+    release: Installed, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """A job of one trial for each of `FOREIGN`, run to its end."""
+    needs("transformers", "accelerate", "pytorch_lightning", "keras")
+    shimmed = tmp_path_factory.mktemp("ray") / "with_ray.py"
+    shimmed.write_text(SHIMMED, encoding="utf-8")
+    files = {path.name: path for path in (*PROGRAMS.glob("*.py"), shimmed)}
+    foreign_site(release.add_claim("foreign", files) / "site")
+    claim = {"claimName": "foreign", "readOnly": True}
+    for name, trial in FOREIGN.items():
+        program, *args = trial["command"]
+        job = script_job(f"foreign-{name}", "", budget={"trials": 1})
+        job["spec"]["objective"] = {"metric": "val_loss", "goal": "minimize", "reduce": "last"}
+        job["spec"]["space"] = {"lr": {"min": 0.05, "max": 0.2}}
+        job["spec"]["trial"] = {
+            "image": "registry.example.com/team/train:3",
+            "env": [{"name": "PYTHONPATH", "value": "/foreign/site"}],
+            "volumes": [{"name": "foreign", "persistentVolumeClaim": claim}],
+            "volumeMounts": [{"name": "foreign", "mountPath": "/foreign", "readOnly": True}],
+            **trial,
+            "command": [python(), f"/foreign/{program}", *args],
+        }
+        release.cluster.apply(job, namespace=TEAM)
+    names = {name: f"foreign-{name}" for name in FOREIGN}
+    return {n: release.wait_over(job, limit_s=EXAMPLE_LIMIT_S) for n, job in names.items()}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_programs_of_others_report(release, foreign, name):
+    """Each program reports every epoch, the last one at full precision."""
+    uid = foreign[name]["metadata"]["uid"]
+    (trial,) = release.trials(uid)
+    curve = release.curve(uid, 0)
+    posts = name == "transformers"
+    assert (trial["state"], trial["source"]) == ("Completed", "kubeflow" if posts else "push")
+    assert [p["epoch"] for p in curve] == [1.0 + n for n in range(3 if name == "ray" else 8)]
+    values = [point["metrics"]["val_loss"] for point in curve]
+    assert trial["value"] == values[-1] != round(values[-1], 4)
+    if posts:  # with what was posted on the way and at the end, among what the log has
+        assert 2 <= sum(value != float(f"{value:.4g}") for value in values) < 8
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_sdk_comes_where_it_is_asked_for(release, foreign, name):
+    """An init container of our image brought it, restricted as the namespace wants it; else there is none."""
+    (pod,) = release.pods_of(f"foreign-{name}")
+    found = {c["name"]: c["image"] for c in pod["spec"].get("initContainers", ())}
+    wanted = {"foretune-sdk": IMAGES["light"].tag} if "inject" in FOREIGN[name] else {}
+    assert found == wanted
 
 
 # --- metrics ---------------------------------------------------------------------------------

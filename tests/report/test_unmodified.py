@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.support.foreign import PROGRAMS, foreign_site, needs, python
 from tests.support.local_jobs import foretune
 
 from foretune.adapters.store import SqlHistory
 from foretune.domain.trial import TrialState
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foretune.domain.trial import Point, Trial
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = Path(__file__).parents[1] / "data" / "programs"
 
-
-def tuned(folder: Path, program: str, args: list[str], **trial: Any) -> tuple[Trial, list[Point]]:
+def tuned(
+    folder: Path, program: str, args: list[str], interpreter: str = sys.executable, **trial: Any
+) -> tuple[Trial, list[Point]]:
     """Return the one trial of a job that runs a program, and its curve."""
     body = {
         "apiVersion": "foretune.io/v1alpha1",
@@ -34,7 +35,7 @@ def tuned(folder: Path, program: str, args: list[str], **trial: Any) -> tuple[Tr
             "space": {"lr": {"min": 0.05, "max": 0.2}},
             "trial": {
                 "image": "example.org/none:1",
-                "command": [sys.executable, str(PROGRAMS / f"{program}.py"), *args],
+                "command": [interpreter, str(PROGRAMS / f"{program}.py"), *args],
                 **trial,
             },
             "budget": {"trials": 1},
@@ -58,8 +59,7 @@ def exact(value: float) -> bool:
 
 def test_transformers(tmp_path: Path) -> None:
     """No line: posts bring full precision now and then, and at the end; the log has every epoch."""
-    if importlib.util.find_spec("accelerate") is None:
-        pytest.skip("accelerate is not installed")
+    needs("accelerate")
     args = ["--learning_rate", "$(params.lr)", "--epochs", "8", "--seconds", "0.8"]
     trial, curve = tuned(tmp_path, "unmodified_transformers", args)
     assert (trial.state, trial.source) == (TrialState.COMPLETED, "kubeflow")
@@ -77,10 +77,20 @@ def test_transformers(tmp_path: Path) -> None:
 
 def test_the_way_out_of_transformers_posts(tmp_path: Path) -> None:
     """DISABLE_KUBEFLOW_INTEGRATION leaves the log alone, with four digits."""
-    if importlib.util.find_spec("accelerate") is None:
-        pytest.skip("accelerate is not installed")
+    needs("accelerate")
     off = [{"name": "DISABLE_KUBEFLOW_INTEGRATION", "value": "TRUE"}]
     trial, curve = tuned(tmp_path, "unmodified_transformers", ["--epochs", "2"], env=off)
     assert (trial.state, trial.source) == (TrialState.COMPLETED, "log_tail")
     assert [point.epoch for point in curve] == [1.0, 2.0]
     assert not any(exact(point.metrics["val_loss"]) for point in curve)
+
+
+def test_lightning_where_the_sdk_is_injected(tmp_path: Path) -> None:
+    """No line, in an environment without Foretune: the SDK is brought, and Lightning finds the callback."""
+    needs("pytorch_lightning")
+    site = foreign_site(tmp_path / "site")
+    env = [{"name": "PYTHONPATH", "value": str(site)}]
+    trial, curve = tuned(tmp_path, "with_lightning", ["3"], python(), env=env, inject=["sdk"])
+    assert (trial.state, trial.source) == (TrialState.COMPLETED, "push")
+    assert [point.epoch for point in curve] == [1.0, 2.0, 3.0]
+    assert all(exact(point.metrics["val_loss"]) for point in curve)

@@ -249,8 +249,8 @@ class Installed:
 
         return wait_for(f"TuningJob {name} to be {phase}", probe, limit_s=limit_s)
 
-    def add_claim(self, name: str, files: Mapping[str, Path]) -> None:
-        """Make a claim in `TEAM`, bound to a volume that holds copies of these files."""
+    def add_claim(self, name: str, files: Mapping[str, Path]) -> Path:
+        """Make a claim in `TEAM`, bound to a volume that holds copies of these files; return its folder."""
         self.cluster.apply(_volume(f"{TEAM}-{name}", TEAM, name))
         spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
         spec |= {"resources": {"requests": {"storage": "1Gi"}}, "volumeName": f"{TEAM}-{name}"}
@@ -261,6 +261,7 @@ class Installed:
         for path, source in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / path)
+        return folder
 
     # --- what the API server did -------------------------------------------------------------
 
