@@ -122,7 +122,7 @@ class TestTrial:
         """After kill -9 the next attempt starts from the last checkpoint, here the last epoch's."""
         config = trial_json(params=LONG, checkpoint={"everySeconds": 0})
         process = tracked.pod(0, config=config).command("-m", "foretune_trainer")
-        checkpoint = tracked.folder / "checkpoints" / "checkpoint.pt"
+        checkpoint = tracked.folder / "checkpoints" / "manifest.json"
         until(checkpoint.exists, "a checkpoint", limit_s=180)
         process.kill()
         process.communicate(timeout=60)
@@ -233,7 +233,9 @@ class TestTrial:
         assert "resumed after epoch 2, step 0" in out
         folder = tmp_path / "run"
         assert {path.name for path in folder.iterdir()} == {
-            "checkpoint.pt",
+            "checkpoint-000001.pt",
+            "checkpoint-000002.pt",
+            "manifest.json",
             "records.jsonl",
             "result.json",
         }

@@ -22,7 +22,12 @@ from foretune import contract
 from foretune.contract import ExitCode
 from foretune_report import current
 from foretune_trainer import config, hand, listing
-from foretune_trainer.errors import BadConfigError, OutOfMemoryError, TrainerError
+from foretune_trainer.errors import (
+    BadConfigError,
+    OutOfMemoryError,
+    TrainerError,
+    UnwritableError,
+)
 from foretune_trainer.resources import Meter
 
 if TYPE_CHECKING:
@@ -171,14 +176,17 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
 
         from foretune_trainer import loop  # noqa: PLC0415
     try:
-        training = loop.Training(
-            chosen,
-            loaded,
-            device=loop.pick_device(),
-            reporter=recorder or current(),
-            meter=meter,
-            leave=leaving,
-        )
+        with meter.phase("startup"):
+            device = loop.pick_device()
+            meter.hold(device)
+            training = loop.Training(
+                chosen,
+                loaded,
+                device=device,
+                reporter=recorder or current(),
+                meter=meter,
+                leave=leaving,
+            )
         leaving.training = True
         return _train(training, recorder)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -187,6 +195,8 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
         if any(mark in str(error) for mark in OUT_OF_MEMORY):
             raise OutOfMemoryError(f"the device ran out of memory: {_first_line(error)}") from error
         raise
+    finally:
+        meter.close()
 
 
 def _train(training: Training, recorder: hand.Recorder | None) -> str:
@@ -198,12 +208,18 @@ def _train(training: Training, recorder: hand.Recorder | None) -> str:
         recorder.begin(training.progress.epoch)
     if not training.run():
         return "stopped"
+    failed = None
     if recorder is not None:
-        training.save()
+        try:
+            training.save()
+        except OSError as error:
+            failed = error
     accuracy = training.test()
     training.report_test(accuracy)
     if recorder is not None:
         recorder.end(accuracy)
+    if failed is not None:
+        raise UnwritableError(f"the last checkpoint could not be written: {failed.strerror}")
     return "done"
 
 

@@ -191,6 +191,9 @@ _ALIASES: Final = {
     alias: name for name, others in contract.BUILTIN_PARAMETERS.items() for alias in others
 }
 
+_MAX_EPOCHS: Final = Whole(None, 1, 100_000)
+_EPOCHS: Final = frozenset({"epochs", *contract.BUILTIN_PARAMETERS["epochs"]})
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -202,6 +205,8 @@ class TrialConfig:
     seed: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
     """Hyperparameters and extras, each there, by their first name."""
+    max_epochs: int | None = None
+    """Epochs of a whole training (`fidelity.max`); None means the trial's own `epochs`."""
     objective: str = "accuracy"
     job: str = "local"
     index: int = 0
@@ -214,20 +219,22 @@ class TrialConfig:
         return self.values[name]
 
     @property
+    def horizon(self) -> int:
+        """Return the epochs that schedule, warm-up and progress span, however early the trial is cut off."""
+        return int(self.values["epochs"]) if self.max_epochs is None else self.max_epochs
+
+    @property
     def digest(self) -> str:
         """Return a hash of all that a checkpoint depends on, but for how long to train."""
         parts = {
             "model": self.model,
             "dataset": self.dataset,
             "seed": self.seed,
+            "values": {n: value for n, value in sorted(self.values.items()) if n != "epochs"},
             # The number of epochs shapes the training only through a schedule.
-            "values": {
-                name: value
-                for name, value in sorted(self.values.items())
-                if name != "epochs"
-                or self.values["schedule"] != "constant"
-                or self.values["warmup"]
-            },
+            "horizon": self.horizon
+            if self.values["schedule"] != "constant" or self.values["warmup"]
+            else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -258,20 +265,25 @@ def parse(raw: Any, environ: Mapping[str, str]) -> TrialConfig:
     dataset = _dataset(workload.get("dataset"))
     values = read_values(params, extras)
     _check_family(model, params, extras, values)
+    most = _most_epochs(raw, values, given=not _EPOCHS.isdisjoint({*params, *extras}))
     folder = environ.get(contract.ENV_CHECKPOINT_DIR) or checkpoint.get("dir")
-    every = checkpoint.get("everySeconds", CHECKPOINT_EVERY_S)
+    if folder is not None:
+        folder = _text("checkpoint.dir", folder)
     return TrialConfig(
         model=model,
         dataset=dataset,
         path=_text("workload.path", workload["path"]) if "path" in workload else None,
         seed=_integer("seed", raw.get("seed", 0)),
         values=values,
+        max_epochs=most,
         objective=str(_part(raw, "objective").get("metric", "accuracy")),
         job=str(trial.get("job", "local")),
         index=_integer("trial.index", trial.get("index", 0)),
         attempt=_integer("trial.attempt", trial.get("attempt", 0)),
         checkpoint_dir=Path(folder) if folder else None,
-        checkpoint_every_s=float(every) if isinstance(every, int | float) else CHECKPOINT_EVERY_S,
+        checkpoint_every_s=_seconds(
+            "checkpoint.everySeconds", checkpoint.get("everySeconds", CHECKPOINT_EVERY_S)
+        ),
     )
 
 
@@ -298,6 +310,30 @@ def read_values(params: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[st
         except ValueError as wrong:
             raise error(f"{path}: {wrong}, not {value!r}") from None
     return values
+
+
+def _most_epochs(raw: Mapping[str, Any], values: dict[str, Any], *, given: bool) -> int | None:
+    """Return the epochs of a whole training as `fidelity` says, or None where there is none.
+
+    A trial whose own `epochs` are not `given` is trained for as many: `values` gets them.
+    """
+    fidelity = _part(raw, "fidelity")
+    if not fidelity:
+        return None
+    name = fidelity.get("name", "epochs")
+    if name not in _EPOCHS:
+        raise BadConfigError(f"fidelity.name: must be epochs, not {name!r}")
+    try:
+        most = _MAX_EPOCHS.read(fidelity.get("max"))
+    except ValueError as wrong:
+        raise BadConfigError(f"fidelity.max: {wrong}, not {fidelity.get('max')!r}") from None
+    if not given:
+        values["epochs"] = most
+    if values["epochs"] > most:
+        raise BadConfigError(
+            f"params.epochs: must be at most fidelity.max, {most}, not {values['epochs']}"
+        )
+    return most
 
 
 def _check_family(
@@ -355,3 +391,10 @@ def _integer(path: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise BadConfigError(f"{path}: must be a whole number >= 0, not {value!r}")
     return value
+
+
+def _seconds(path: str, value: Any) -> float:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if not right or not math.isfinite(value):
+        raise BadConfigError(f"{path}: must be a number >= 0, not {value!r}")
+    return float(value)

@@ -4,6 +4,7 @@ TrainerError
 ├── BadConfigError          64: the parameters or the workload can't be run
 ├── BadExtraError           78: an unknown or ill-typed extra
 ├── DataUnreachableError    74: the data set could not be read; says what was tried
+├── UnwritableError         74: by hand: what --out should keep could not be written
 ├── DivergedError           79: the loss was not finite twice in a row
 ├── OutOfMemoryError        80: the device ran out of memory
 └── PreemptedError          75: asked to leave; a checkpoint was written
@@ -36,6 +37,12 @@ class BadExtraError(TrainerError):
 
 class DataUnreachableError(TrainerError):
     """The data set could not be read now; another attempt may."""
+
+    code = ExitCode.DATA_UNREACHABLE
+
+
+class UnwritableError(TrainerError):
+    """A run by hand is done, but its folder lacks some of what it should hold."""
 
     code = ExitCode.DATA_UNREACHABLE
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foretune import contract
 from foretune_report import Reporter
 from foretune_report.reporter import Reply, plain_line
-from foretune_trainer.errors import BadConfigError
+from foretune_trainer.errors import BadConfigError, UnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ class Recorder(Reporter):
         super().__init__({})
         self._chosen, self._folder = chosen, folder
         self._records: list[dict[str, Any]] = []
+        self._failed: OSError | None = None
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -44,12 +45,18 @@ class Recorder(Reporter):
     def begin(self, epoch: int) -> None:
         """Keep the records up to `epoch`, from which the run goes on, and no others.
 
-        Raises `OSError` when the folder can't be written to, as `report` does.
+        Raises `BadConfigError` when the folder can't be written to.
         """
         if self._folder is None:
             return
-        (self._folder / RESULT).unlink(missing_ok=True)
-        path = self._folder / RECORDS
+        try:
+            self._begin(self._folder, epoch)
+        except OSError as error:
+            raise BadConfigError(f"--out {self._folder}: {error.strerror}") from error
+
+    def _begin(self, folder: Path, epoch: int) -> None:
+        (folder / RESULT).unlink(missing_ok=True)
+        path = folder / RECORDS
         lines = path.read_text().splitlines() if path.exists() else []
         # A run that was killed may have left a torn line, which is passed over.
         found = contract.parse_report_lines("\n".join(contract.STDOUT_MARK + one for one in lines))
@@ -67,7 +74,10 @@ class Recorder(Reporter):
         kind: str | None = None,
         **more: Any,
     ) -> Reply:
-        """Print and keep one record; nobody ever asks a run by hand to stop."""
+        """Print and keep one record; nobody ever asks a run by hand to stop.
+
+        Where it can't be kept the run goes on, and `end` says so.
+        """
         finite, nonfinite = contract.split_metrics(dict(metrics))
         record = {
             "v": contract.CONTRACT_VERSION,
@@ -88,12 +98,29 @@ class Recorder(Reporter):
             print(plain_line(record))
         print(contract.report_line(record), flush=True)
         if self._folder is not None:
-            with (self._folder / RECORDS).open("a") as file:
-                file.write(f"{json.dumps(record)}\n")
+            try:
+                with (self._folder / RECORDS).open("a") as file:
+                    file.write(f"{json.dumps(record)}\n")
+            except OSError as error:
+                self._failed = error
         return Reply()
 
     def end(self, accuracy: float) -> None:
-        """Write the result, and print the test's accuracy as the last line."""
+        """Write the result, and print the test's accuracy as the last line.
+
+        Raises `UnwritableError` when the folder lacks any of it.
+        """
+        print(f"test_accuracy={accuracy:.4f}", flush=True)
+        try:
+            self._keep_result(accuracy)
+        except OSError as error:
+            self._failed = error
+        if self._failed is not None:
+            raise UnwritableError(
+                f"--out {self._folder}: not all could be written: {self._failed.strerror}"
+            )
+
+    def _keep_result(self, accuracy: float) -> None:
         if self._folder is not None:
             epochs = [record for record in self._records if record["kind"] == "epoch"]
             first, last = (epochs[0], epochs[-1]) if epochs else ({}, {})
@@ -112,4 +139,3 @@ class Recorder(Reporter):
             temporary = self._folder / f"{RESULT}.tmp"
             temporary.write_text(json.dumps(result, indent=1) + "\n")
             temporary.replace(self._folder / RESULT)
-        print(f"test_accuracy={accuracy:.4f}", flush=True)

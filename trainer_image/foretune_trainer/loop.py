@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -111,6 +111,7 @@ class Training:
             config.checkpoint_dir, config.digest, config.checkpoint_every_s
         )
         self._told = False
+        self._said = ""
 
     # ------------------------------------------------------------------ resume
     def resume(self) -> bool:
@@ -126,7 +127,7 @@ class Training:
         return True
 
     def save(self) -> bool:
-        """Write a checkpoint; False when there is no folder for it."""
+        """Write a checkpoint; False when there is no folder for it. Raises `OSError`."""
         with self._meter.phase("checkpoint"):
             return self._checkpoints.save(
                 {
@@ -135,8 +136,20 @@ class Training:
                     "loss": self._loss,
                     "progress": vars(self.progress).copy(),
                     "random": checkpoint.random_state(self._device),
-                }
+                },
+                epoch=self.progress.epoch,
+                step=self.progress.step,
             )
+
+    def keep(self) -> str:
+        """Write a checkpoint, and say what came of it: where that is impossible the training may go on."""
+        try:
+            return "a checkpoint was written" if self.save() else "there is no checkpoint folder"
+        except OSError as error:
+            newest = self._checkpoints.newest
+            then = f"goes on from {newest}" if newest is not None else "starts anew"
+            why = error.strerror or str(error)
+            return f"no checkpoint could be written: {why}; another attempt {then}"
 
     # ------------------------------------------------------------------- train
     def run(self) -> bool:
@@ -148,11 +161,15 @@ class Training:
         while self.progress.epoch < epochs:
             if not self._epoch(self.progress.epoch + 1):
                 return False
-            self._report(epochs)
+            self._report()
             if self.progress.broken >= PATIENCE:
                 raise DivergedError(f"the loss was not finite in {PATIENCE} epochs in a row")
             if self._checkpoints.due:
-                self.save()
+                failed = self._checkpoints.failed
+                said = self.keep()
+                if self._checkpoints.failed > failed and said != self._said:
+                    self._said = said
+                    print(f"foretune_trainer: {said}; training goes on", file=sys.stderr, flush=True)
         return True
 
     def _epoch(self, epoch: int) -> bool:
@@ -160,15 +177,12 @@ class Training:
         order = self._order(epoch)
         size = self._config["batch_size"]
         self.model.train()
-        begin, first = time.monotonic(), self.progress.step
-        try:
-            for step in range(first, self._steps):
+        with self._meter.phase("train"):
+            for step in range(self.progress.step, self._steps):
                 if not self._may_go_on():
                     return False
                 self._step(order[step * size : (step + 1) * size])
             train_loss = float(self._loss.item()) / len(self._train)  # waits for the device
-        finally:
-            self._meter.book("train", time.monotonic() - begin)
         with self._meter.phase("eval"):
             accuracy, valid_loss = self.evaluate(self._valid)
         self._result = {"accuracy": accuracy, "val_loss": valid_loss, "train_loss": train_loss}
@@ -186,9 +200,8 @@ class Training:
         """Return False when the tracker asked to stop; raises `PreemptedError` when asked to leave."""
         reply = self._reporter.reply
         if self._leave() or reply.action is Action.PAUSE:
-            kept = "a checkpoint was written" if self.save() else "there is no checkpoint folder"
             at = f"epoch {self.progress.epoch}, step {self.progress.step}"
-            raise PreemptedError(f"asked to leave after {at}; {kept}")
+            raise PreemptedError(f"asked to leave after {at}; {self.keep()}")
         return not reply.should_stop
 
     def _step(self, index: Tensor) -> None:
@@ -201,7 +214,7 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step(self._rate())
         self._loss.add_(loss.detach(), alpha=len(labels))
-        self._meter.samples += len(labels)
+        self._meter.trained(len(labels))
         self.progress.step += 1
         self.progress.steps += 1
 
@@ -211,9 +224,9 @@ class Training:
         return nullcontext()
 
     def _rate(self) -> float:
-        """Return the learning rate of the next step; its course spans all epochs of the trial."""
+        """Return the learning rate of the next step; its course spans the whole horizon of the trial."""
         rate, warmup = float(self._config["learning_rate"]), float(self._config["warmup"])
-        steps = self._steps * int(self._config["epochs"])
+        steps = self._steps * self._config.horizon
         if self.progress.steps < warmup * steps:
             return rate * (self.progress.steps + 1) / (warmup * steps + 1)
         if self._config["schedule"] == "cosine":
@@ -243,7 +256,7 @@ class Training:
             return self.evaluate(Split(self._data.test, self._data, self._device))[0]
 
     # ------------------------------------------------------------------ report
-    def _report(self, epochs: int) -> None:
+    def _report(self) -> None:
         progress = self.progress
         more: dict[str, Any] = {}
         if not self._told:
@@ -253,7 +266,7 @@ class Training:
             self._result,
             epoch=progress.epoch,
             step=progress.steps,
-            progress=round(progress.epoch / epochs, 6),
+            progress=round(progress.epoch / self._config.horizon, 6),
             resources=self._meter.read(self._device),
             **more,
         )
@@ -265,7 +278,7 @@ class Training:
             epoch=self.progress.epoch,
             step=self.progress.steps,
             kind="final",
-            progress=1.0,
+            progress=round(self.progress.epoch / self._config.horizon, 6),
             resources=self._meter.read(self._device),
         )
 
