@@ -140,6 +140,26 @@ def test_reports_that_did_not_arrive_are_read_from_the_log(
     assert world.trials[0].state is TrialState.COMPLETED
 
 
+@pytest.mark.parametrize(("source", "read"), [("push", False), ("kubeflow", True)])
+def test_the_log_fills_what_was_posted_to_kubeflow(source: str, read: bool):
+    """Posts have gaps: the log is read though the objective is known, and only then."""
+    world, job = World(), make_job(parallelism=1)
+    reconciler = Reconciler(tracker=TrackerView(world), runner=world, sink=world, clock=world)
+    reconciler.reconcile(job)
+    (name,) = world.live()
+    world.start(name)
+    world.trials[0] = replace(world.trials[0], value=0.61234, epochs=2.0, source=source)
+    world.logs[name] = "".join(
+        f"{{'eval_accuracy': '{value}', 'epoch': '{epoch}'}}\n"
+        for epoch, value in ((1, 0.5), (2, 0.6123))
+    )
+    world.end(name)
+    reconciler.reconcile(job)
+    found = [(r["epoch"], r["metrics"]["accuracy"]) for r in world.outcomes[0].records]
+    assert found == ([(1.0, 0.5), (2.0, 0.6123)] if read else [])
+    assert world.outcomes[0].source == ("log_tail" if read else None)
+
+
 class Telling(TrackerView):
     """A tracker whose proposals have audits: the second one stood in for a designer."""
 
