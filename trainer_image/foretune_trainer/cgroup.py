@@ -81,27 +81,30 @@ def own(proc: Path = PROC, root: Path = Path("/"), pid: int | None = None) -> Cg
 
     None where there is none, or it holds others too. `root` goes before every path of a mount.
     """
-    me = os.getpid() if pid is None else pid
     try:
-        groups = (proc / "self" / "cgroup").read_text().splitlines()
-        mounts = (proc / "self" / "mountinfo").read_text().splitlines()
-    except OSError:
+        folders = _folders(proc, root, os.getpid() if pid is None else pid)
+    except (OSError, ValueError):
         return None
-    paths: dict[str, str] = {}
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        paths |= dict.fromkeys(controllers.split(","), path)
-    folders: dict[str, Path] = {}
-    for line in mounts:
-        for name, folder in _mounted(line, paths, root):
-            if _alone(folder, proc, me):
-                folders.setdefault(name, folder)
     unified = folders.get("")
     if unified is not None and (unified / "cpu.stat").exists():
         return Cgroup(2, unified, unified)
     if folders.keys() & {"cpuacct", "memory"}:
         return Cgroup(1, folders.get("cpuacct"), folders.get("memory"), folders.get("cpu"))
     return None
+
+
+def _folders(proc: Path, root: Path, me: int) -> dict[str, Path]:
+    """Return the folders of the groups of `me` alone by controller; version 2's, which has all, by ""."""
+    paths: dict[str, str] = {}
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), path)
+    folders: dict[str, Path] = {}
+    for line in (proc / "self" / "mountinfo").read_text().splitlines():
+        for name, folder in _mounted(line, paths, root):
+            if _alone(folder, proc, me):
+                folders.setdefault(name, folder)
+    return folders
 
 
 def _mounted(line: str, paths: Mapping[str, str], root: Path) -> list[tuple[str, Path]]:

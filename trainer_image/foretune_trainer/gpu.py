@@ -80,7 +80,7 @@ class Gpu:
 
     def read(self) -> dict[str, Any]:
         """Return `gpu_busy_source` and `energy_scope`, and of the numbers those that are known."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.why_not is None and self._thread is not None and self._thread.is_alive():
             self._looked.clear()
             self._wake.set()
             if not self._looked.wait(FRESH_S):
