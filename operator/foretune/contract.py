@@ -123,6 +123,14 @@ BUILTIN_PARAMETERS: Final = {
 }
 """Hyperparameters of the built-in trainer and the other names it takes for them."""
 
+EPOCH_PARAMETERS: Final = (
+    "epochs",
+    *BUILTIN_PARAMETERS["epochs"],
+    "max_epochs",
+    "num_train_epochs",
+)
+"""Parameters that say how long a training is."""
+
 
 class ExitCode(enum.IntEnum):
     """Exit codes with a meaning; 1, 2 and 126 to 143 stay the shell's."""

@@ -73,6 +73,83 @@ def test_what_foretune_writes_is_read() -> None:
     assert str(found.checkpoint_dir) == "/c"
 
 
+def written(
+    params: dict[str, Any], early: dict[str, Any] | None = None, **trial: Any
+) -> dict[str, Any]:
+    """Return trial.json as Foretune writes it for one trial."""
+    builtin = {"builtin": {"model": "cnn", "dataset": "digits", "extras": trial.pop("extras", {})}}
+    manifest = {
+        "apiVersion": "foretune.io/v1alpha1",
+        "kind": "TuningJob",
+        "metadata": {"name": "demo", "namespace": "team-a", "uid": "job-1"},
+        "spec": {
+            "objective": {"metric": "accuracy", "goal": "maximize"},
+            "space": {"lr": {"min": 0.001, "max": 0.1}},
+            "trial": trial or builtin,
+            **({"earlyStopping": early} if early else {}),
+        },
+    }
+    request = LaunchRequest(
+        job=parse_job(manifest).to_domain(),
+        name="demo-t0000-a0",
+        index=0,
+        number=0,
+        params=params,
+        config_hash="x",
+    )
+    found: dict[str, Any] = json.loads(
+        json.dumps(trial_config(request, report_url="http://x", checkpoint_dir="/c"))
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("params", "early", "most", "epochs"),
+    [
+        ({"lr": 0.01}, {}, None, 10),
+        ({"lr": 0.01, "epochs": 6}, {}, 6, 6),
+        ({"lr": 0.01, "num_epochs": 6}, {}, 6, 6),
+        ({"lr": 0.01, "epochs": 6}, {"max": 20}, 20, 6),
+        ({"lr": 0.01, "epochs": 30}, {"max": 20}, 30, 30),
+        ({"lr": 0.01}, {"max": 20}, 20, 20),
+        ({"lr": 0.01}, {"max": 19.5}, 20, 20),
+    ],
+)
+def test_fidelity_as_foretune_writes_it(
+    params: dict[str, Any], early: dict[str, Any], most: int | None, epochs: int
+) -> None:
+    """The epochs of a whole training are the trial's own or those of `earlyStopping.max`, whichever are more."""
+    raw = written(params, early)
+    assert raw.get("fidelity") == ({"name": "epochs", "max": most} if most else None)
+    found = config.parse(raw, {})
+    assert (found.horizon, found["epochs"]) == (most or 10, epochs)
+
+
+def test_fidelity_of_extras_and_of_own_code() -> None:
+    """Epochs that are fixed for all trials count, and so do other programs' names for them."""
+    assert written({"lr": 0.1}, extras={"epochs": 5})["fidelity"]["max"] == 5
+    image = {"image": "x", "command": ["train"]}
+    assert written({"num_train_epochs": 3}, **image)["fidelity"]["max"] == 3
+    assert "fidelity" not in written({"epochs": "many"}, **image)
+
+
+def test_the_horizon_decides_what_a_checkpoint_fits() -> None:
+    """Of a trial with a schedule the horizon is part of a checkpoint's identity, the number of epochs is not."""
+    cosine = {"schedule": "cosine"}
+    for params, alike in ((cosine, False), ({}, True)):
+        eight, short, four = (
+            config.parse(
+                trial_json(
+                    params={"epochs": epochs, **params}, fidelity={"name": "epochs", "max": most}
+                ),
+                {},
+            ).digest
+            for epochs, most in ((8, 8), (4, 8), (4, 4))
+        )
+        assert eight == short
+        assert (short == four) is alike
+
+
 def test_a_parameter_goes_before_an_extra() -> None:
     """What is tuned wins over what is fixed for all trials."""
     raw = trial_json(params={"weight_decay": 0.2})
@@ -104,6 +181,14 @@ WRONG: list[tuple[dict[str, Any], ExitCode, str]] = [
     ({"params": {"lr": "1e-4"}}, ExitCode.BAD_CONFIG, "not '1e-4'"),
     ({"params": {"lr": True}}, ExitCode.BAD_CONFIG, "must be a number"),
     ({"params": {"batch_size": 16.5}}, ExitCode.BAD_CONFIG, "must be a whole number from 1"),
+    ({"fidelity": {"name": "steps", "max": 9}}, ExitCode.BAD_CONFIG, "fidelity.name: must be"),
+    ({"fidelity": {"name": "epochs"}}, ExitCode.BAD_CONFIG, "fidelity.max: must be a whole"),
+    ({"fidelity": {"max": 0}}, ExitCode.BAD_CONFIG, "fidelity.max: must be a whole number from 1"),
+    ({"fidelity": {"max": 2}}, ExitCode.BAD_CONFIG, "params.epochs: must be at most fidelity.max"),
+    ({"fidelity": 3}, ExitCode.BAD_CONFIG, "fidelity: must be an object"),
+    ({"checkpoint": {"dir": 3}}, ExitCode.BAD_CONFIG, "checkpoint.dir: must be a text"),
+    ({"checkpoint": {"everySeconds": "x"}}, ExitCode.BAD_CONFIG, "checkpoint.everySeconds: must"),
+    ({"checkpoint": {"everySeconds": -1}}, ExitCode.BAD_CONFIG, "checkpoint.everySeconds: must"),
     ({"params": {"layers": 0}}, ExitCode.BAD_CONFIG, "params.layers: must be"),
     ({"params": {"dropout": 1.0}}, ExitCode.BAD_CONFIG, "<= 0.95"),
     ({"params": {"dropout": float("nan")}}, ExitCode.BAD_CONFIG, "params.dropout: must be"),

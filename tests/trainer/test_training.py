@@ -168,6 +168,50 @@ class TestResume:
         assert longer.run()
         assert_equal(whole, longer)
 
+    @pytest.mark.parametrize("how", ["cosine", "warmup"])
+    def test_fidelity(
+        self, make_config: MakeConfig, make_training: MakeTraining, tmp_path: Path, how: str
+    ) -> None:
+        """Four epochs of at most eight are the first four of eight, and go on to be the eight."""
+        shape = {"schedule": "cosine"} if how == "cosine" else {"warmup": 0.6}
+
+        def chosen(epochs: int, most: int = 8, **more: Any) -> TrialConfig:
+            params = {"lr": 0.01, "epochs": epochs, "batch_size": 64, "dropout": 0.2, **shape}
+            return make_config(params=params, fidelity={"name": "epochs", "max": most}, **more)
+
+        folder = {"checkpoint": {"dir": str(tmp_path)}}
+        four, told = make_training(chosen(4, **folder)), []
+        real = four._reporter.report
+
+        def report(*arguments: Any, **more: Any) -> Any:
+            told.append(more["progress"])
+            return real(*arguments, **more)
+
+        four._reporter.report = report  # type: ignore[method-assign]
+        assert four.run()
+        assert told == [0.125, 0.25, 0.375, 0.5]
+        assert four.save()
+        eight, calls = make_training(chosen(8)), []
+        real_epoch = eight._epoch
+
+        def epoch(number: int) -> bool:
+            if number == 5:
+                assert_equal(four, eight)
+                calls.append(number)
+            return real_epoch(number)
+
+        eight._epoch = epoch  # type: ignore[method-assign]
+        assert eight.run()
+        assert calls == [5]
+        further = make_training(chosen(8, **folder))
+        assert further.resume()
+        assert further.run()
+        assert_equal(eight, further)
+        alone = make_training(chosen(4, 4))
+        assert alone.run()
+        with pytest.raises(AssertionError):
+            assert_equal(four, alone)
+
     def test_periodic(
         self,
         make_config: MakeConfig,

@@ -65,12 +65,36 @@ def trial_config(request: LaunchRequest, *, report_url: str, checkpoint_dir: str
             "attempt": request.number,
         },
         "params": dict(request.params),
+        **_fidelity(request),
         "objective": {"metric": spec.objective.metric, "goal": spec.objective.goal.value},
         "workload": workload,
         "seed": spec.search.seed % MAX_SEED,
         "report": {"url": report_url},
         "checkpoint": {"dir": checkpoint_dir},
     }
+
+
+def _fidelity(request: LaunchRequest) -> dict[str, Any]:
+    """Return `fidelity`: the epochs of a whole training, where parameters or `earlyStopping.max` say them.
+
+    A learning rate's schedule spans these, however early the trial is cut off.
+    """
+    spec = request.job.spec
+    workload = spec.trial.workload
+    extras = workload.extras if isinstance(workload, Builtin) else {}
+    declared = [
+        value
+        for name in contract.EPOCH_PARAMETERS
+        for value in (request.params.get(name, extras.get(name)),)
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 1
+    ]
+    whole = [*declared[:1], *([] if spec.early_stopping.max is None else [spec.early_stopping.max])]
+    if not whole:
+        return {}
+    return {"fidelity": {"name": contract.EPOCH_PARAMETERS[0], "max": math.ceil(max(whole))}}
 
 
 def identity_env(request: LaunchRequest, *, report_url: str, checkpoint_dir: str) -> dict[str, str]:

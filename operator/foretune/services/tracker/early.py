@@ -41,9 +41,6 @@ OWN_CURVES: Final = 200
 KEPT_JOBS: Final = 64
 """Running jobs whose curves are kept in memory, the last used."""
 
-EPOCHS: Final = ("epochs", *contract.BUILTIN_PARAMETERS["epochs"], "max_epochs", "num_train_epochs")
-"""Parameters that say how long a training is."""
-
 AGREES: Final = 0.1
 """How far a trial's last epoch may be from such a parameter, as a share of it, for it to be believed."""
 
@@ -213,7 +210,7 @@ def _whole(job: JobRecord, trial: Trial, points: Sequence[Point]) -> Curve:
 
 def _declared(trial: Trial) -> float | None:
     """Return the epochs that a trial's parameters say it has."""
-    for name in EPOCHS:
+    for name in contract.EPOCH_PARAMETERS:
         value = trial.params.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             return float(value)
