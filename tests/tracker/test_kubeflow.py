@@ -200,6 +200,29 @@ class TestRoute:
         expected = [0.9123, 0.91231, 0.91232, 0.9123, 0.91233]
         assert [p.metrics["eval_accuracy"] for p in tracked.curve()] == expected
 
+    def test_nan(self, tracked: Tracked) -> None:
+        """One evaluation that is NaN, however often it is posted, is no divergence; two are."""
+        token = tracked.tracker.issue_token(JOB, 0, 0, "pod-0")
+        tracked.name()
+
+        def sent(epoch: float, accuracy: float | str) -> bool:
+            given = {**evaluated(epoch, 0.5), "eval_accuracy": accuracy, "eval_loss": "nan"}
+            assert post(tracked, body_of(**given), token).status_code == 200
+            return tracked.tracker.service.trial(JOB, 0).nonfinite
+
+        assert not any([sent(1.0, "nan"), sent(1.4, "nan"), sent(1.9, "nan")])
+        assert sent(2.1, "nan")
+        assert tracked.reports() == 4
+
+    def test_a_loss_that_is_nan_beside_an_accuracy(self, tracked: Tracked) -> None:
+        """The same accuracy again makes no point, though the loss is no number."""
+        token = tracked.tracker.issue_token(JOB, 0, 0, "pod-0")
+        tracked.name()
+        for epoch in (1.0, 1.3, 1.7):
+            given = evaluated(epoch, 0.5, eval_loss="nan")
+            assert post(tracked, body_of(**given), token).status_code == 200
+        assert [p.epoch for p in tracked.curve()] == [1.0]
+
     def test_a_program_that_reports_by_itself(self, tracked: Tracked) -> None:
         """Where the SDK reports, what is posted besides is passed over, whichever comes first."""
         token = tracked.tracker.issue_token(JOB, 0, 0, "pod-0")

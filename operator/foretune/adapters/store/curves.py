@@ -87,16 +87,17 @@ class Curve:
 
     def __init__(self, rows: Iterable[Row[Any]]) -> None:
         """Add up reports, given in any order."""
-        self._rows = in_order(rows)
+        ordered = in_order(rows)
+        self._reports = len(ordered)
+        pushed = {row.attempt for row in ordered if row.source == PUSH}
+        # What a program posts that reports by itself is the same again, with gaps.
+        self._rows = [r for r in ordered if r.source != KUBEFLOW or r.attempt not in pushed]
         sharpened: set[int] = set()
         logged = [r for r in self._rows if r.source not in SENT and r.epoch is not None]
-        pushed = {row.attempt for row in self._rows if row.source == PUSH}
         self._epochs: dict[float, _Epoch] = {}
         self._loose: list[Row[Any]] = []
         sender: tuple[int, str] | None = None
         for row in self._rows:
-            if row.source == KUBEFLOW and row.attempt in pushed:
-                continue  # the same, with gaps, from a program that reports by itself
             if row.kind not in CURVE_KINDS or row.epoch is None:
                 if row.metrics:
                     self._loose.append(row)
@@ -162,7 +163,7 @@ class Curve:
         return {
             "value": value,
             "epochs": max(self._epochs, default=0.0),
-            "reports": len(self._rows),
+            "reports": self._reports,
             "nonfinite": self._diverges(metric),
             "metrics_seen": sorted({n for r in self._rows for n in (*r.metrics, *r.nonfinite)}),
             # Of a best or last value its own carrier; a mean has many, the last one stands for them.
@@ -181,10 +182,15 @@ class Curve:
         return sum(by_process.values()) if by_process else None
 
     def _diverges(self, metric: str) -> bool:
-        bad = [
-            metric in row.nonfinite or TRAIN_LOSS in row.nonfinite
-            for row in self._rows
-            if row.metrics or row.nonfinite
-        ]
+        bad: list[bool] = []
+        posted: int | None = None
+        for row in self._rows:
+            if not (row.metrics or row.nonfinite):
+                continue
+            at = int(row.epoch) if row.source == KUBEFLOW and row.epoch is not None else None
+            if at is not None and at == posted:
+                del bad[-1:]  # of one epoch: most likely the same evaluation, posted again
+            posted = at
+            bad.append(metric in row.nonfinite or TRAIN_LOSS in row.nonfinite)
         recent = bad[-DIVERGED_AFTER:]
         return len(recent) == DIVERGED_AFTER and all(recent)

@@ -86,10 +86,11 @@ def report_of(status: Status, curve: Sequence[Point]) -> dict[str, Any] | None:
         named["train_loss"] = named["loss"]
     metrics, nonfinite = contract.split_metrics(named)
     judged = {n for n in named if n.startswith(contract.EVAL_PREFIX)} or set(named)
+    compared = judged & set(metrics)  # NaN equals nothing: whether it is a new one can't be seen
     known: dict[str, float] = {}
     for point in curve:
         known |= point.metrics
-    if all(name in metrics and metrics[name] == known.get(name) for name in judged):
+    if not judged or (compared and all(metrics[name] == known.get(name) for name in compared)):
         return None
     before = curve[-1].epoch if curve else 0.0
     if at is not None and math.floor(at) > before:
