@@ -22,8 +22,14 @@ OPTIMIZERS: Final = ("adam", "sgd", "rmsprop")
 SCHEDULES: Final = ("constant", "cosine")
 """Values of `schedule`."""
 
-PRECISIONS: Final = ("fp32", "bf16")
+PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16")
 """Values of `precision`."""
+
+SWITCH: Final = ("auto", "on", "off")
+"""Values of what the trainer may decide itself."""
+
+MASKED: Final = ("lstm", "transformer", "bert")
+"""Models to which the padding of a text makes no difference. The batch normalisation of the others sees it."""
 
 CHECKPOINT_EVERY_S: Final = 60.0
 """Seconds between checkpoints unless `checkpoint.everySeconds` says otherwise."""
@@ -170,7 +176,7 @@ EXTRAS: Final[Mapping[str, Field]] = {
     "label_smoothing": Real(0.0, 0.0, 0.9),
     "gradient_clip": Real(0.0, 0.0, 1e6),
     "schedule": Word("constant", SCHEDULES),
-    "precision": Word("fp32", PRECISIONS),
+    "precision": Word("auto", PRECISIONS),
     "max_length": Whole(64, 4, 4096),
     "vocabulary": Whole(8000, 16, 1_000_000),
     "max_samples": Whole(None, 10, 2**31 - 1),
@@ -178,12 +184,16 @@ EXTRAS: Final[Mapping[str, Field]] = {
     "warmup": Real(0.0, 0.0, 0.9),
     "pretrained": Text(None),
     "frozen_layers": Whole(0, 0, 48),
+    "length_groups": Word("off", SWITCH),
+    "graph": Word("auto", SWITCH),
+    "compile": Word("off", SWITCH),
 }
 """What else may be set, in `builtin.extras` or as a parameter of the space."""
 
 ONLY: Final[Mapping[str, tuple[str, ...]]] = {
     "pretrained": ("bert",),
     "frozen_layers": ("bert",),
+    "length_groups": MASKED,
 }
 """Extras that not every model has, and the models that do."""
 

@@ -1,37 +1,42 @@
-"""The training loop: plain, without a wait for the device inside an epoch, resumable at every step."""
+"""The training loop: plain, without a wait for the device in a step, resumable at every step."""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from foretune.contract import Action
-from foretune_trainer import checkpoint
-from foretune_trainer.config import natural
+from foretune_trainer import batches, checkpoint, compiling, precision
+from foretune_trainer.batches import Planner, Split
+from foretune_trainer.config import MASKED, natural
 from foretune_trainer.errors import DivergedError, PreemptedError
-from foretune_trainer.models import build
+from foretune_trainer.models import WIDTHS, build
 from foretune_trainer.optimiser import Optimiser
+from foretune_trainer.step import GraphedStep, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from foretune_report import Reporter
     from foretune_trainer.config import TrialConfig
-    from foretune_trainer.data import Dataset, Part
+    from foretune_trainer.data import Dataset
     from foretune_trainer.resources import Meter
-
-ORDER_STRIDE: Final = 1_000_003
-"""The order of epoch e comes from seed * this + e, so that a resumed epoch has the order it had."""
 
 EVALUATION_BATCH: Final = 512
 """Examples evaluated at once; it changes no result."""
+
+GRAPH_BATCH: Final = 64
+"""Largest batch whose step `graph: auto` captures: with small ones a GPU waits for kernels to be started."""
+
+GROUP_FROM: Final = 0.1
+"""Share of a text's ids that grouping by length must save, for `length_groups: auto` to group."""
 
 PATIENCE: Final = 2
 """Epochs in a row with a loss that is not finite, after which a trial has diverged."""
@@ -56,27 +61,6 @@ class Progress:
     """Epochs in a row whose losses were not finite."""
 
 
-class Split:
-    """One part of the data, as it came, on the device."""
-
-    def __init__(self, part: Part, data: Dataset, device: torch.device) -> None:
-        """Take the part; pixels stay bytes until a batch is made."""
-        self._inputs = torch.from_numpy(part.inputs).to(device)
-        self._pixels = data.kind == "image"
-        self._mean, self._deviation = data.mean, data.deviation
-        self.labels = torch.from_numpy(part.labels).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a model takes, and the labels, of the examples at `index`."""
-        rows = self._inputs[index]
-        if self._pixels:
-            return rows.float().sub_(self._mean).div_(self._deviation), self.labels[index]
-        return rows.long(), self.labels[index]
-
-
 class Training:
     """One trial from here to its end."""
 
@@ -95,17 +79,41 @@ class Training:
         self._reporter, self._meter, self._leave = reporter, meter, leave
         torch.manual_seed(config.seed)
         self.model = build(config, data).to(device)
+        encoder = config.model in ("transformer", "bert")
+        self._precision = precision.resolve(
+            config["precision"], device, _width(self.model, config) if encoder else 0
+        )
+        precision.prepare(self._precision, device)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_device = batches.resident(data, device)
+        small = config["graph"] == "on" or config["batch_size"] <= GRAPH_BATCH
+        captured = device.type == "cuda" and on_device and config["graph"] != "off" and small
         self._optimiser = Optimiser(
             self.model.parameters(),
             config["optimizer"],
             weight_decay=config["weight_decay"],
             momentum=config["momentum"],
             clip=config["gradient_clip"],
+            captured=captured,
         )
-        self._train = Split(data.train, data, device)
-        self._valid = Split(data.valid, data, device)
+        self._train = Split(data.train, data, device, on_device=on_device)
+        self._valid = Split(data.valid, data, device, on_device=on_device)
         self._steps: int = math.ceil(len(self._train) / config["batch_size"])
-        self._loss = torch.zeros((), device=device, dtype=torch.float64)
+        self._planner, self._grouped = _planner(config, data)
+        parts: dict[str, Any] = {
+            "device": device,
+            "precision": self._precision,
+            "smoothing": config["label_smoothing"],
+        }
+        taken = (self.model, self._optimiser, self._train)
+        self._step = (
+            GraphedStep(*taken, size=config["batch_size"], **parts)
+            if captured
+            else Step(*taken, **parts)
+        )
+        self._loss = self._step.loss
+        self._compiling = compiling.Compiling(config["compile"], device)
         self.progress = Progress()
         self._checkpoints = checkpoint.Checkpoints(
             config.checkpoint_dir, config.digest, config.checkpoint_every_s
@@ -169,20 +177,34 @@ class Training:
                 said = self.keep()
                 if self._checkpoints.failed > failed and said != self._said:
                     self._said = said
-                    print(f"foretune_trainer: {said}; training goes on", file=sys.stderr, flush=True)
+                    print(
+                        f"foretune_trainer: {said}; training goes on", file=sys.stderr, flush=True
+                    )
         return True
 
     def _epoch(self, epoch: int) -> bool:
         """Train one epoch, or the rest of it; False when asked to stop."""
-        order = self._order(epoch)
-        size = self._config["batch_size"]
+        plan = self._planner.plan(epoch, self._train.place)
+        self._compiling.before_epoch(self._step, self._config["epochs"] - epoch + 1)
         self.model.train()
+        begin, first = time.monotonic(), self.progress.step
         with self._meter.phase("train"):
-            for step in range(self.progress.step, self._steps):
+            batch = plan.step(first) if first < self._steps else None
+            for step in range(first, self._steps):
                 if not self._may_go_on():
                     return False
-                self._step(order[step * size : (step + 1) * size])
+                assert batch is not None
+                with self._compile_phase():
+                    self._step(*batch, self._rate())
+                count = len(batch[0])
+                self._meter.trained(count)
+                self.progress.step += 1
+                self.progress.steps += 1
+                if step + 1 < self._steps:
+                    batch = plan.step(step + 1)
+                    self._train.send_ahead(*batch)
             train_loss = float(self._loss.item()) / len(self._train)  # waits for the device
+        self._compiling.after_epoch(time.monotonic() - begin, whole=first == 0)
         with self._meter.phase("eval"):
             accuracy, valid_loss = self.evaluate(self._valid)
         self._result = {"accuracy": accuracy, "val_loss": valid_loss, "train_loss": train_loss}
@@ -192,9 +214,9 @@ class Training:
         self._loss.zero_()
         return True
 
-    def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self._config.seed * ORDER_STRIDE + epoch)
-        return torch.randperm(len(self._train), generator=generator).to(self._device)
+    def _compile_phase(self) -> AbstractContextManager[None]:
+        """Book the first step after `torch.compile` as compilation, since that is when it happens."""
+        return self._meter.phase("compile") if self._compiling.begins() else nullcontext()
 
     def _may_go_on(self) -> bool:
         """Return False when the tracker asked to stop; raises `PreemptedError` when asked to leave."""
@@ -203,25 +225,6 @@ class Training:
             at = f"epoch {self.progress.epoch}, step {self.progress.step}"
             raise PreemptedError(f"asked to leave after {at}; {self.keep()}")
         return not reply.should_stop
-
-    def _step(self, index: Tensor) -> None:
-        inputs, labels = self._train.batch(index)
-        with self._cast():
-            loss = functional.cross_entropy(
-                self.model(inputs), labels, label_smoothing=self._config["label_smoothing"]
-            )
-        self._optimiser.clear()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step(self._rate())
-        self._loss.add_(loss.detach(), alpha=len(labels))
-        self._meter.trained(len(labels))
-        self.progress.step += 1
-        self.progress.steps += 1
-
-    def _cast(self) -> AbstractContextManager[Any]:
-        if self._config["precision"] == "bf16":
-            return torch.autocast(self._device.type, torch.bfloat16)
-        return nullcontext()
 
     def _rate(self) -> float:
         """Return the learning rate of the next step; its course spans the whole horizon of the trial."""
@@ -243,17 +246,20 @@ class Training:
         right = torch.zeros((), device=self._device, dtype=torch.int64)
         for start in range(0, len(split), EVALUATION_BATCH):
             end = min(start + EVALUATION_BATCH, len(split))
-            inputs, labels = split.batch(torch.arange(start, end, device=self._device))
-            with self._cast():
+            inputs, labels = split.batch(torch.arange(start, end, device=split.place))
+            with precision.cast(self._precision, self._device):
                 logits = self.model(inputs)
             loss += functional.cross_entropy(logits.float(), labels, reduction="sum")
             right += (logits.argmax(1) == labels).sum()
-        return int(right.item()) / len(split), float(loss.item()) / len(split)
+        # Waits for the device, once.
+        found: list[float] = torch.stack((right.double(), loss)).tolist()
+        return found[0] / len(split), found[1] / len(split)
 
     def test(self) -> float:
         """Return the accuracy on the test split; nothing is ever chosen by it."""
         with self._meter.phase("eval"):
-            return self.evaluate(Split(self._data.test, self._data, self._device))[0]
+            test = Split(self._data.test, self._data, self._device, on_device=self._train.on_device)
+            return self.evaluate(test)[0]
 
     # ------------------------------------------------------------------ report
     def _report(self) -> None:
@@ -289,8 +295,33 @@ class Training:
             "device": torch.cuda.get_device_name(self._device) if cuda else "cpu",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "precision": self._precision,
+            "data_on": self._train.place.type,
+            "graph": isinstance(self._step, GraphedStep) and self._step.why_not is None,
+            "compile": self._compiling.state,
+            "length_groups": self._grouped,
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "train": len(self._train),
             "valid": len(self._valid),
             "test": len(self._data.test),
         }
+
+
+def _width(model: torch.nn.Module, config: TrialConfig) -> int:
+    """Return the width of an encoder, which a pretrained one brings."""
+    found: int = model.encoder.config.hidden_size if config.model == "bert" else config["width"]  # type: ignore[union-attr, assignment]
+    return found or WIDTHS[config.model]
+
+
+def _planner(config: TrialConfig, data: Dataset) -> tuple[Planner, bool]:
+    """Return what makes the plan of an epoch, and whether it groups texts by their length."""
+    count, size = len(data.train), config["batch_size"]
+    plain = Planner(count, size, config.seed, None, 0)
+    asked = config["length_groups"]
+    if data.kind != "text" or asked == "off" or config.model not in MASKED:
+        return plain, False
+    longest = data.train.inputs.shape[1]
+    grouped = Planner(count, size, config.seed, batches.lengths_of(data.train.inputs), longest)
+    if asked == "auto" and batches.saved(grouped, longest) < GROUP_FROM:
+        return plain, False
+    return grouped, True

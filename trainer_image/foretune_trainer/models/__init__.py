@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foretune_trainer.models.build import build
+from foretune_trainer.models.build import WIDTHS, build
 
-__all__ = ["build"]
+__all__ = ["WIDTHS", "build"]

@@ -40,12 +40,15 @@ class Bert(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return `n x classes` logits."""
+        # A mask of four dimensions is taken as it is; of one of two the library asks whether all of it is
+        # true, which waits for the device.
         if self.inputs is None:
             there = batch != PAD
-            found = self.encoder(input_ids=batch, attention_mask=there.long())
+            found = self.encoder(input_ids=batch, attention_mask=there[:, None, None, :])
         else:
             vectors, there = self.inputs(batch)
-            found = self.encoder(inputs_embeds=vectors, attention_mask=there.long())
+            mask = there[:, None, None, :] if self.inputs.padded else None
+            found = self.encoder(inputs_embeds=vectors, attention_mask=mask)
         logits: Tensor = self.head(self.dropout(mean_over(found.last_hidden_state, there)))
         return logits
 

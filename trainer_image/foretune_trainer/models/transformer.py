@@ -35,6 +35,9 @@ def heads_of(width: int) -> int:
 class Tokens(nn.Module):
     """Word vectors of token ids, and which of them are padding."""
 
+    padded = True
+    """Whether some inputs may be shorter than others."""
+
     def __init__(self, vocabulary: int, width: int) -> None:
         """Take the number of token ids."""
         super().__init__()
@@ -48,6 +51,9 @@ class Tokens(nn.Module):
 
 class Patches(nn.Module):
     """Vectors of an image's square patches; pixels at the edge that fill no patch are padded with zeros."""
+
+    padded = False
+    """Images all have the same number of patches."""
 
     def __init__(self, shape: Sequence[int], width: int) -> None:
         """Take the images' `c, h, w`."""
@@ -89,8 +95,11 @@ class Layer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return `n x length x width` vectors; `mask` is `n x 1 x 1 x length`, true where a token is."""
+    def forward(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `n x length x width` vectors; `mask` is `n x 1 x 1 x length`, true where a token is.
+
+        Without a mask a GPU has its fastest attention to choose.
+        """
         count, length, width = vectors.shape
         three = self.project(self.before_attention(vectors))
         parts = three.view(count, length, 3, self.heads, width // self.heads)
@@ -131,7 +140,8 @@ class Transformer(nn.Module):
         """Return `n x classes` logits."""
         vectors, there = self.inputs(batch)
         vectors = self.dropout(vectors + self.positions[: vectors.shape[1]])
+        mask = there[:, None, None, :] if self.inputs.padded else None
         for layer in self.layers:
-            vectors = layer(vectors, there[:, None, None, :])
+            vectors = layer(vectors, mask)
         logits: Tensor = self.head(self.dropout(mean_over(self.norm(vectors), there)))
         return logits
