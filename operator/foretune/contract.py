@@ -86,6 +86,12 @@ ENV_CHECKPOINT_DIR: Final = "FORETUNE_CHECKPOINT_DIR"
 ENV_TERMINATION_LOG: Final = "FORETUNE_TERMINATION_LOG"
 """Where the termination message goes; default `TERMINATION_LOG`."""
 
+ENV_METRICS_PORT: Final = "FORETUNE_TRIAL_METRICS_PORT"
+"""Port at which the built-in trainer shows live figures to Prometheus; unset: at none."""
+
+METRICS_PORT: Final = 9464
+"""The usual one."""
+
 TERMINATION_LOG: Final = "/dev/termination-log"
 """Kubernetes' default path of the termination message."""
 

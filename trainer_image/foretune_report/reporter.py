@@ -98,6 +98,11 @@ class Reporter:
         sender = self._sender
         return Reply(sender.action, sender.reason) if sender is not None else Reply()
 
+    @property
+    def waiting(self) -> int:
+        """Reports that did not arrive so far: on their way, or dropped."""
+        return self._sender.lost if self._sender is not None else 0
+
     def report(
         self,
         metrics: Mapping[str, Any],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from foretune import contract
 from foretune.contract import ExitCode
-from foretune_report import current
+from foretune_report import Reporter, current
 from foretune_trainer import config, hand, listing
 from foretune_trainer.errors import (
     BadConfigError,
@@ -183,7 +183,7 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
                 chosen,
                 loaded,
                 device=device,
-                reporter=recorder or current(),
+                reporter=_shown(chosen, meter, recorder or current()),
                 meter=meter,
                 leave=leaving,
             )
@@ -197,6 +197,16 @@ def run(options: argparse.Namespace, leaving: Leaving, started: float) -> str:
         raise
     finally:
         meter.close()
+
+
+def _shown(chosen: config.TrialConfig, meter: Meter, reporter: Reporter) -> Reporter:
+    """Show live figures where the environment gives a port for them; return the reporter to train with."""
+    port = os.environ.get(contract.ENV_METRICS_PORT)
+    if not port:
+        return reporter
+    from foretune_trainer import metrics  # noqa: PLC0415 - prometheus_client only where it is asked for
+
+    return metrics.started(port, os.environ.get("RANK"), chosen, meter, reporter)
 
 
 def _train(training: Training, recorder: hand.Recorder | None) -> str:

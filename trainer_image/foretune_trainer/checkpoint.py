@@ -13,8 +13,9 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
@@ -73,6 +74,9 @@ class Entry:
 class Checkpoints:
     """The checkpoints of one trial; without a folder nothing is kept."""
 
+    results: ClassVar[Counter[str]] = Counter()
+    """All checkpoints of this process by what came of them: `written`, `failed`."""
+
     def __init__(self, folder: Path | None, digest: str, every_s: float) -> None:
         """Take the trial's folder, the hash of its configuration, and seconds between checkpoints."""
         self._folder = folder
@@ -81,7 +85,7 @@ class Checkpoints:
         self._cost_s = 0.0
         self._tried_at = time.monotonic()
         self.written = self.failed = 0
-        """Checkpoints of this process."""
+        """Checkpoints of this object."""
 
     @property
     def due(self) -> bool:
@@ -110,12 +114,14 @@ class Checkpoints:
             self._save(self._folder, state, epoch, step)
         except OSError:
             self.failed += 1
+            self.results["failed"] += 1
             raise
         finally:
             # After a failure too: a full disk is not tried at every epoch.
             self._tried_at = time.monotonic()
             self._cost_s = self._tried_at - begin
         self.written += 1
+        self.results["written"] += 1
         return True
 
     def _save(self, folder: Path, state: dict[str, Any], epoch: int, step: int) -> None:

@@ -17,6 +17,9 @@ EVERY_S: Final = 1.0
 FRESH_S: Final = 0.5
 """Seconds that `read` waits for a look; a driver that hangs must not stop the training."""
 
+STALE_S: Final = 10.0
+"""Age of the last look from which on what was counted is no longer all."""
+
 PATIENCE: Final = 5
 """Failed looks in a row after which nothing more is counted."""
 
@@ -41,6 +44,7 @@ class Gpu:
         self._wake, self._looked, self._over = (threading.Event() for _ in range(3))
         self._thread: threading.Thread | None = None
         self._failures = 0
+        self._slow = False
         self._busy: float | None = None
         self._energy: float | None = None
         self._last_energy: int | None = None
@@ -83,8 +87,10 @@ class Gpu:
         if self.why_not is None and self._thread is not None and self._thread.is_alive():
             self._looked.clear()
             self._wake.set()
-            if not self._looked.wait(FRESH_S):
-                self._give_up("NVML does not answer")
+            if not self._looked.wait(0.0 if self._slow else FRESH_S):
+                self._slow = True
+                if time.monotonic() - self._at > STALE_S:
+                    self._give_up("NVML does not answer")
         with self._lock:
             found: dict[str, Any] = {
                 "gpu_busy_source": self.source,
@@ -126,7 +132,7 @@ class Gpu:
             return
         energy = self._joules()
         with self._lock:
-            self._failures = 0
+            self._failures, self._slow = 0, False
             if self.why_not is not None or self._busy is None:
                 return
             self._busy += share * (now - self._at)

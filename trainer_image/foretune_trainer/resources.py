@@ -154,10 +154,7 @@ class Meter:
             "gpu_mem_peak_bytes": torch.cuda.max_memory_allocated(device),
             "gpu_mem_reserved_peak_bytes": torch.cuda.max_memory_reserved(device),
         }
-        if self._gpu is None:
-            return found
-        found["gpu_held_s"] = round(self._gpus * self.wall_s, 3)
-        found |= self._gpu.read()
+        found |= self.gpu_live()
         if (
             "gpu_mem_device_peak_bytes" in found
         ):  # CUDA's figure is of moments, NVML's of every second
@@ -165,6 +162,12 @@ class Meter:
                 found["gpu_mem_device_peak_bytes"], self._device_peak
             )
         return found
+
+    def gpu_live(self) -> dict[str, Any]:
+        """Return what is known of the GPU without asking CUDA; safe from any thread."""
+        if self._gpu is None:
+            return {}
+        return {"gpu_held_s": round(self._gpus * self.wall_s, 3), **self._gpu.read()}
 
     def read(self, device: torch.device) -> dict[str, Any]:
         """Return the resources of a report: seconds, bytes, joules, examples; all since the process began."""
