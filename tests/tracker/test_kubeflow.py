@@ -120,11 +120,14 @@ class TestStatus:
 
     def test_values_that_are_none(self) -> None:
         """NaN is named, words are left out, an impossible epoch or step is not taken."""
-        wrong = {"eval_loss": "nan", "note": "warm", "epoch": "inf", "current_step": -1}
+        wrong = {"eval_loss": "nan", "note": "warm " * 99, "n" * 200: 1, "": 1}
+        wrong |= {"epoch": "inf", "current_step": -1}
         report = report_of(status_of(**{**evaluated(2.0, 0.5), **wrong}), [])
         assert report is not None
         assert report["nonfinite"] == ["eval_loss", "val_loss"]
-        assert not {"note", "val_loss"} & set(report["metrics"])
+        assert set(report["metrics"]) == {
+            *("loss", "train_loss", "grad_norm", "eval_accuracy", "accuracy")
+        }
         assert "epoch" not in report
         assert "step" not in report
 

@@ -7,7 +7,7 @@ metric it ever logged, as texts, and nothing that says which of them are new.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foretune.domain.trial import Point
+
+MAX_NAME: Final = 128
+"""Characters of a metric's name, as in a report."""
 
 MAX_EPOCH: Final = 1e9
 """Epochs above this are taken for something else."""
@@ -35,8 +38,8 @@ class _Model(BaseModel):
 
 
 class _Metric(_Model):
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    value: Annotated[str, Field(max_length=64)] | float
+    name: str
+    value: str | float
 
 
 class Status(_Model):
@@ -45,9 +48,14 @@ class Status(_Model):
     metrics: list[_Metric] = Field(default_factory=list, max_length=MAX_METRICS)
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics whose values are numbers, NaN and infinities among them."""
+        """Return the metrics whose values are numbers, NaN and infinities among them.
+
+        What is no number, or has a name that no report may have, is left out.
+        """
         found = {}
         for metric in self.metrics:
+            if not 0 < len(metric.name) <= MAX_NAME:
+                continue
             try:
                 found[metric.name] = float(metric.value)
             except ValueError:
