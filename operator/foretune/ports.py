@@ -158,6 +158,9 @@ class History(Protocol):
     def ended(self, job_uids: Collection[str]) -> Mapping[str, int]:
         """Return how many trials of each job have ended; a job without any is left out."""
 
+    def decisions(self, job_uids: Collection[str]) -> Mapping[str, str]:
+        """Return what the last proposal of each job that tells it said of past jobs: `used`, `rejected`, `none`."""
+
     def lessons(self, job_uid: str, *, limit: int) -> Sequence[Trial]:
         """Return what can be learned from a job, whatever its size: some of its ended trials, by index.
 

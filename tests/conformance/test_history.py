@@ -523,6 +523,19 @@ def test_past_jobs_are_found_by_scope_name_and_metric(history: History) -> None:
     assert history.ended(["loss", "old", "runs"]) == {"loss": 1, "old": 2}
 
 
+def test_the_last_word_on_past_jobs_is_found(history: History) -> None:
+    """Of each job what its last proposal said that said anything; a job that never did is left out."""
+    said = {"turned": ["used", "rejected", None], "back": ["rejected", "used"], "silent": [None]}
+    for uid, words in said.items():
+        history.put_job(a_job(uid, name=uid))
+        for index, word in enumerate(words):
+            detail = {"prior": word} if word else {"mean": 0.5}
+            history.put_proposal(a_proposal(uid, index, detail=detail))
+    assert history.decisions([*said, "nobody"]) == {"turned": "rejected", "back": "used"}
+    assert history.decisions(["back"]) == {"back": "used"}
+    assert history.decisions([]) == {}
+
+
 def test_a_job_may_change_its_mind(history: History) -> None:
     """What a job's manifest says last of its publication counts, for what it found before too."""
     job = a_job(manifest={"space": {}})

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.histories import SPEC, a_job, an_outcome, epochs, tuned
+from tests.support.histories import SPEC, a_job, a_proposal, an_outcome, epochs, tuned
 from tests.support.suggesters import Scripted, SetClock
 
+from foretune.domain.history import SourceTask
 from foretune.domain.job import Goal, Objective, PriorMode, PriorSpec, Scope
 from foretune.domain.trial import EndReason, TrialState
 from foretune.errors import HistoryUnavailableError, SuggestionUnavailableError
 from foretune.ports import SuggestionAnswer
 from foretune.search.fallback import sobol_proposal
 from foretune.services.tracker import catalogue, service
-from foretune.services.tracker.catalogue import REFRESH_S, Catalogue, Sharing
+from foretune.services.tracker.catalogue import REFRESH_S, Catalogue, Past, Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ def names(
 ) -> list[str]:
     """Return the names of the tasks that a job is given, without the namespace of team-a."""
     past = Catalogue(history, SetClock(), sharing).past(asking, PriorSpec(**prior))
-    assert (past.tasks == ()) == (past.reason != "")
+    assert past.tasks or past.reason
     return [task.name.removeprefix("team-a/") for task in past.tasks]
 
 
@@ -226,6 +227,45 @@ def asked(bench: Bench, make_job: MakeJob, **spec: Any) -> SuggestionRequest:
     made.propose("job-1", 0)
     request: SuggestionRequest = bench.suggestions.asked[-1]
     return request
+
+
+def judged(history: SqlHistory, uid: str, at: float, word: str, **changes: Any) -> None:
+    """Record a past job whose last proposal said `word` of its own past jobs."""
+    tuned(history, job(uid, created_at=at, **changes), VALUES)
+    history.put_proposal(a_proposal(uid, len(VALUES), detail={"prior": word}))
+
+
+@pytest.mark.slow
+def test_past_jobs_that_misled_a_family_three_times_are_left_out(history: SqlHistory) -> None:
+    """Only the family's own jobs since then are used, until one of them does not reject what it has."""
+    cnn = {"context": {"model": "cnn"}}
+    for number in range(3):
+        tuned(history, job(f"old-{number}", created_at=number), VALUES)
+    asking = job("new", **cnn)
+    for number in range(2):
+        judged(history, f"tripped-{number}", 10.0 + number, "rejected", **cnn)
+    judged(history, "elsewhere", 12.0, "rejected", context={"model": "lstm"})
+    assert len(names(history, asking)) == 6, "two of this family, and one of another"
+    judged(history, "tripped-2", 13.0, "rejected", **cnn)
+    past = Catalogue(history, SetClock()).past(asking, PriorSpec())
+    assert [t.name for t in past.tasks] == [f"team-a/tripped-{n}" for n in (2, 1, 0)]
+    assert past.reason == catalogue.MISLED
+    other = job("other", context={"model": "lstm"})
+    assert len(Catalogue(history, SetClock()).past(other, PriorSpec()).tasks) == 7
+    wanted = PriorSpec(mode=PriorMode.NAMED, names=("old-1",))
+    assert len(Catalogue(history, SetClock()).past(asking, wanted).tasks) == 1
+    judged(history, "fine", 14.0, "used", **cnn)
+    assert len(names(history, asking)) == 8
+
+
+def test_the_audit_says_that_past_jobs_were_left_out(
+    bench: Bench, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal that used what was left has the reason beside it."""
+    given = Past((SourceTask("one", Objective(metric="accuracy", goal=Goal.MAXIMIZE), ()),), "so")
+    monkeypatch.setattr(Catalogue, "past", lambda *_: given)
+    asked(bench, make_job)
+    assert bench.history.proposal("job-1", 0).detail["reason"] == "so"
 
 
 def test_a_request_carries_past_jobs(bench: Bench, make_job: MakeJob) -> None:

@@ -160,6 +160,23 @@ class SqlHistory(Stored):
         with self._database.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query).all()}
 
+    def decisions(self, job_uids: Collection[str]) -> Mapping[str, str]:
+        """Return what the last proposal of each job that tells it said of past jobs."""
+        said = proposals.c.detail["prior"].as_string()
+        told = proposals.c.job_uid.in_(job_uids) & said.is_not(None)
+        last = (
+            select(proposals.c.job_uid, func.max(proposals.c.trial_index).label("last"))
+            .where(told)
+            .group_by(proposals.c.job_uid)
+            .subquery()
+        )
+        query = select(proposals.c.job_uid, said).join(
+            last,
+            (last.c.job_uid == proposals.c.job_uid) & (last.c.last == proposals.c.trial_index),
+        )
+        with self._database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query).all()}
+
     # ------------------------------------------------------------- proposals
     def proposals(self, job_uid: str) -> Sequence[Proposal]:
         """Return every proposal of the job by index; raises `NotFoundError`."""

@@ -58,8 +58,19 @@ KEPT_TASKS: Final = 256
 KEPT_JOBS: Final = 256
 """Jobs whose history is kept."""
 
+TRIPS: Final = 3
+"""Jobs of one family in a row that rejected what past jobs had taught them: then these are left out."""
+
+FAMILY_JOBS: Final = 16
+"""Jobs of a family, the newest, whose end is looked at for that."""
+
 EVERYBODY: Final = "*"
 """In the list of namespaces that may publish to the whole cluster: all of them."""
+
+MISLED: Final = (
+    f"past jobs have misled the last {TRIPS} jobs with these parameters: only these jobs are used"
+)
+"""Why a job does not have all past jobs that there are."""
 
 PUBLISHED: Final = (Scope.NAMESPACE.value, Scope.CLUSTER.value)
 """Publications that a job of the same namespace may learn from."""
@@ -84,7 +95,7 @@ class Past:
     tasks: tuple[SourceTask, ...] = ()
     """The most relevant first; the same object while nothing changed."""
     reason: str = ""
-    """Why there is none."""
+    """Why there is none, or not all that there are."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +128,13 @@ class Catalogue:
             known = self._jobs.get(job.uid)
         if known is not None and known.prior == prior and 0 <= now - known.at < REFRESH_S:
             return known.past
-        chosen = self._chosen(job, prior)
-        tasks = tuple(self._read(chosen))
+        ranked = self._ranked(job, prior)
+        kept = ranked if prior.mode is PriorMode.NAMED else self._trusted(job, ranked)
+        tasks = tuple(self._read(kept[: prior.max_tasks]))
         if known is not None and _same(tasks, known.past.tasks):
             tasks = known.past.tasks
-        past = Past(tasks, "" if tasks else self._why(prior))
+        reason = MISLED if len(kept) < len(ranked) else ""
+        past = Past(tasks, reason if tasks else self._why(prior))
         with self._lock:
             self._jobs[job.uid] = _Known(prior, now, past)
             self._jobs.move_to_end(job.uid)
@@ -138,7 +151,7 @@ class Catalogue:
             return []
         found = [
             past.uid
-            for past in self._chosen(job, prior)
+            for past in self._ranked(job, prior)[: prior.max_tasks]
             if past.closed_at is not None
             and past.closed_at <= job.created_at
             and past.objective.metric == job.objective.metric
@@ -160,7 +173,8 @@ class Catalogue:
         return f"no past job {where} has {MIN_ENDED} ended trials and a parameter in common"
 
     # ------------------------------------------------------------- which jobs
-    def _chosen(self, job: JobRecord, prior: PriorSpec) -> list[PastJob]:
+    def _ranked(self, job: JobRecord, prior: PriorSpec) -> list[PastJob]:
+        """Return the jobs that `job` may learn from, the most relevant first."""
         found = {past.uid: past for past in self._candidates(job, prior) if past.uid != job.uid}
         wanted = {canonical_name(name) for name in job.manifest.get("space", {})}
         ranked = [
@@ -169,7 +183,26 @@ class Catalogue:
             if (shared := _shared(wanted, past)) or prior.mode is PriorMode.NAMED
         ]
         ranked.sort(key=lambda one: one[0], reverse=True)
-        return [past for _, past in ranked[: prior.max_tasks]]
+        return [past for _, past in ranked]
+
+    def _trusted(self, job: JobRecord, ranked: Sequence[PastJob]) -> Sequence[PastJob]:
+        """Return past jobs without those that have misled this job's family `TRIPS` times in a row.
+
+        Then only the family's own jobs are left, from the first of those that were misled on: what it
+        had learned from before is out until a job does not reject what it has.
+        """
+        family = [past for past in ranked if _kin(job, past)]
+        family.sort(key=lambda past: (past.created_at, past.uid), reverse=True)
+        newest = family[:FAMILY_JOBS]
+        told = (
+            self._history.decisions([past.uid for past in newest]) if len(newest) >= TRIPS else {}
+        )
+        judged = [past for past in newest if told.get(past.uid) in {"used", "rejected"}][:TRIPS]
+        if len(judged) < TRIPS or any(told[past.uid] != "rejected" for past in judged):
+            return ranked
+        since = judged[-1].created_at
+        _log.info("job %s/%s: %s", job.namespace, job.name, MISLED)
+        return [past for past in ranked if _kin(job, past) and past.created_at >= since]
 
     def _candidates(self, job: JobRecord, prior: PriorSpec) -> Iterator[PastJob]:
         own = None if self._sharing.everywhere else [job.namespace]
@@ -269,6 +302,20 @@ def _shared(wanted: set[str], past: PastJob) -> float:
     """Return the share of parameters that both jobs have, by any of their names."""
     offered = {canonical_name(str(name)) for name in past.space}
     return len(wanted & offered) / max(1, len(wanted | offered))
+
+
+def _kin(job: JobRecord, past: PastJob) -> bool:
+    """Return whether a past job is of the same family: parameters, metric, goal, and model."""
+    own, theirs = (
+        {canonical_name(str(name)) for name in space}
+        for space in (job.manifest.get("space", {}), past.space)
+    )
+    return (
+        own == theirs
+        and job.objective.metric == past.objective.metric
+        and job.objective.goal == past.objective.goal
+        and job.context.get("model") == past.context.get("model")
+    )
 
 
 def _relevance(job: JobRecord, past: PastJob, shared: float) -> tuple[float | str, ...]:

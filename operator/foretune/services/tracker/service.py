@@ -373,7 +373,7 @@ class TrackerService:
     def _request(
         self, job: JobRecord, index: int, space: Space, trials: Sequence[Trial]
     ) -> tuple[SuggestionRequest, str]:
-        """Return the request for trial `index`, and why it has no past jobs if it has none.
+        """Return the request for trial `index`, and why it has no past jobs, or not all.
 
         What the manifest leaves open has the API's defaults.
         """
@@ -435,7 +435,9 @@ class TrackerService:
 
 
 def _told(answer: SuggestionAnswer, request: SuggestionRequest, reason: str) -> SuggestionAnswer:
-    """Return the answer with why nothing was learned from past jobs, where its designer was given none."""
+    """Return the answer with why its designer was given no past jobs, or not all."""
+    if request.history and reason:
+        return replace(answer, detail={"reason": reason, **answer.detail})
     silent = request.history or "prior" in answer.detail or answer.proposer.endswith("/fallback")
     if silent or request.algorithm != Algorithm.AUTO:
         return answer
