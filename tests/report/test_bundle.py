@@ -149,7 +149,7 @@ def test_an_installed_package_stays_whole(sdk: Path) -> None:
     """Before an installed `foretune` the folder brings the contract, and hides nothing else."""
     done = subprocess.run(
         [sys.executable, "-c", INSTALLED],
-        env={**os.environ, "PYTHONPATH": str(sdk)},
+        env={**os.environ, "PYTHONPATH": f"{sdk}:{ROOT / 'operator'}"},
         capture_output=True,
         text=True,
         check=False,
