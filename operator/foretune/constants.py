@@ -50,6 +50,9 @@ MAIN_CONTAINER: Final = "trainer"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 """Extended resource that `trial.gpu` counts."""
 
+TRIAL_METRICS: Final = "ft-metrics"
+"""Name of the port at which a trial's pod shows live figures; the chart's PodMonitor knows it."""
+
 LOCAL_NAMESPACE: Final = "local"
 """Namespace under which jobs of `foretune run` stand in the history."""
 

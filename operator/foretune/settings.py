@@ -47,6 +47,8 @@ class OperatorSettings:
     """FORETUNE_TRAINER_IMAGE: image of `trial.builtin`."""
     sdk_image: str = "ghcr.io/foretune/foretune:0.1.0"
     """FORETUNE_SDK_IMAGE: image with the command `foretune`, from which `trial.inject` copies the SDK."""
+    trial_metrics_port: int = 0
+    """FORETUNE_TRIAL_METRICS_PORT: port at which pods of `trial.builtin` show live figures; 0: at none."""
     namespaces: tuple[str, ...] = ()
     """FORETUNE_NAMESPACES: comma-separated; empty watches the whole cluster."""
     namespace: str = "foretune"

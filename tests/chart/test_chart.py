@@ -42,6 +42,8 @@ EVERYTHING: Final = {
     "podDisruptionBudget.enabled": True,
     "metrics.serviceMonitor.enabled": True,
     "metrics.serviceMonitor.renderMode": "alwaysRender",
+    "metrics.podMonitor.enabled": True,
+    "metrics.podMonitor.renderMode": "alwaysRender",
     "commonLabels": {"team": "ml"},
     "podLabels": {"team": "ml"},
     "extraObjects": [
@@ -99,8 +101,8 @@ def test_old_kubernetes_is_refused(tmp_path: Path) -> None:
 def test_objects_are_valid(objects: list[dict[str, Any]]) -> None:
     """Every object fits the strict schemas of the oldest and of a new Kubernetes."""
     for each in objects:
-        if each["kind"] in ("CustomResourceDefinition", "ServiceMonitor"):
-            continue  # the first is checked by an API server, of the second there is no schema here
+        if each["kind"] in ("CustomResourceDefinition", "ServiceMonitor", "PodMonitor"):
+            continue  # the first is checked by an API server, of the others there is no schema here
         for version in ("1.29", "1.36"):
             kubernetes_validate.validate(each, version, strict=True)
 
@@ -477,6 +479,36 @@ def test_service_monitor(tmp_path: Path) -> None:
         "metrics.serviceMonitor.renderMode": "skipIfMissing",
     }
     assert not [o for o in render(tmp_path, skipped) if o["kind"] == "ServiceMonitor"]
+
+
+def test_pod_monitor(tmp_path: Path) -> None:
+    """The PodMonitor finds the port that the operator gives pods of trials, while these run, where it may."""
+    pods = {
+        "metrics.podMonitor.enabled": True,
+        "metrics.podMonitor.renderMode": "alwaysRender",
+        "metrics.podMonitor.port": 9500,
+    }
+    found = render(tmp_path, pods)
+    env = environment(containers(found)["operator"])
+    values = {k: v for k, v in env.items() if isinstance(v, str)}
+    operator = settings.from_environ(settings.OperatorSettings, values)
+    assert operator.trial_metrics_port == 9500
+    monitor = only(found, "PodMonitor")["spec"]
+    assert monitor["namespaceSelector"] == {"any": True}
+    (expression,) = monitor["selector"]["matchExpressions"]
+    assert expression == {"key": constants.LABEL_JOB, "operator": "Exists"}
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] == constants.TRIAL_METRICS
+    keep, name = endpoint["relabelings"]
+    assert (keep["regex"], keep["action"]) == ("Running", "keep")
+    assert keep["sourceLabels"] == ["__meta_kubernetes_pod_phase"]
+    assert name == {"targetLabel": "job", "replacement": "foretune-trainer"}
+    ours = render(tmp_path, {**pods, "watchNamespaces": ["ml", "vision"]})
+    selector = only(ours, "PodMonitor")["spec"]["namespaceSelector"]
+    assert selector == {"matchNames": ["ml", "vision"]}
+    off = render(tmp_path)
+    assert not [o for o in off if o["kind"] == "PodMonitor"]
+    assert environment(containers(off)["operator"])["FORETUNE_TRIAL_METRICS_PORT"] == "0"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

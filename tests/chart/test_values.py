@@ -20,6 +20,10 @@ MONITOR: Final = {
     "metrics.serviceMonitor.enabled": True,
     "metrics.serviceMonitor.renderMode": "alwaysRender",
 }
+PODS: Final = {
+    "metrics.podMonitor.enabled": True,
+    "metrics.podMonitor.renderMode": "alwaysRender",
+}
 POLICY: Final = {"networkPolicy.enabled": True}
 EMPTY_DIR: Final = {"persistence.enabled": False}
 SECRET: Final = {"tracker.existingSecret.name": "database"}
@@ -95,6 +99,15 @@ CHANGES: Final[list[tuple[str, Any, dict[str, Any]]]] = [
         [{"regex": "python_.*", "action": "drop"}],
         MONITOR,
     ),
+    ("metrics.podMonitor.enabled", True, {"metrics.podMonitor.renderMode": "alwaysRender"}),
+    ("metrics.podMonitor.renderMode", "skipIfMissing", PODS),
+    ("metrics.podMonitor.port", 9500, PODS),
+    ("metrics.podMonitor.namespace", "monitoring", PODS),
+    ("metrics.podMonitor.additionalLabels", {"release": "kps"}, PODS),
+    ("metrics.podMonitor.interval", "15s", PODS),
+    ("metrics.podMonitor.scrapeTimeout", "5s", PODS),
+    ("metrics.podMonitor.relabelings", [{"targetLabel": "a", "replacement": "b"}], PODS),
+    ("metrics.podMonitor.metricRelabelings", [{"regex": "python_.*", "action": "drop"}], PODS),
     ("networkPolicy.enabled", True, {}),
     ("networkPolicy.monitoringNamespaceSelector", {"matchLabels": {"a": "b"}}, POLICY),
     ("networkPolicy.trialNamespaceSelector", {"matchLabels": {"a": "b"}}, POLICY),
@@ -131,6 +144,12 @@ REFUSED: Final = [
     ({"persistence.size": "big"}, "size"),
     ({"metrics.serviceMonitor.interval": "30"}, "interval"),
     ({"metrics.serviceMonitor.renderMode": "always"}, "renderMode"),
+    ({"metrics.podMonitor.port": 80}, "port"),
+    ({"metrics.podMonitor.interval": 30}, "interval"),
+    (
+        {"metrics.podMonitor.enabled": True},
+        "metrics.podMonitor.enabled: this cluster does not know monitoring.coreos.com/v1",
+    ),
     ({"suggestion.threads": 0}, "threads"),
     (
         {"tracker.databaseUrl": "postgresql+psycopg://u:p@db/f", **SECRET},

@@ -436,3 +436,17 @@ def test_a_trial_json_that_is_too_large_is_refused():
     big = Builtin(model="cnn", dataset="digits", extras={"note": "x" * 16_384})
     with pytest.raises(InvalidJobError, match="bytes, at most 16384 fit"):
         built(with_workload(big))
+
+
+def test_live_figures() -> None:
+    """A pod of the built-in trainer has the port that the operator is set to, by its name; others have none."""
+    builtin = with_workload(Builtin(model="cnn", dataset="digits"))
+    given = {"report_url": URL, "trainer_image": IMAGE, "sdk_image": SDK_IMAGE}
+    body = build_job(request_of(builtin), **given, metrics_port=9464)
+    assert env_of(body)[contract.ENV_METRICS_PORT] == "9464"
+    assert primary(body)["ports"] == [{"name": "ft-metrics", "containerPort": 9464}]
+    kubernetes_validate.validate(body, SCHEMA, strict=True)
+    image = build_job(request_of(with_workload(Image(image="x"))), **given, metrics_port=9464)
+    for other in (image, build_job(request_of(builtin), **given)):
+        assert contract.ENV_METRICS_PORT not in env_of(other)
+        assert "ports" not in primary(other)

@@ -62,6 +62,7 @@ def assemble(settings: OperatorSettings) -> OperatorParts:
             report_url=settings.report_url,
             trainer_image=settings.trainer_image,
             sdk_image=settings.sdk_image,
+            trial_metrics_port=settings.trial_metrics_port,
         ),
         sink=sink,
         clock=clock,

@@ -62,17 +62,20 @@ class KubeRunner:
         report_url: str,
         trainer_image: str,
         sdk_image: str,
+        trial_metrics_port: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start Jobs whose pods report to `report_url`.
 
-        `trainer_image` is that of `trial.builtin`, `sdk_image` that from which `trial.inject` copies.
+        `trainer_image` is that of `trial.builtin`, which shows live figures at `trial_metrics_port` (0: at
+        none); `sdk_image` is that from which `trial.inject` copies.
         """
         self._api = api
         self._cache = cache
         self._report_url = report_url
         self._trainer_image = trainer_image
         self._sdk_image = sdk_image
+        self._trial_metrics_port = trial_metrics_port
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._asked: dict[str, float] = {}
@@ -122,6 +125,7 @@ class KubeRunner:
             report_url=self._report_url,
             trainer_image=self._trainer_image,
             sdk_image=self._sdk_image,
+            metrics_port=self._trial_metrics_port,
         )
         namespace = request.job.key.namespace
         try:

@@ -74,12 +74,18 @@ _POD: Final = f"{_TEMPLATE}.spec.template.spec"
 
 
 def build_job(
-    request: LaunchRequest, *, report_url: str, trainer_image: str, sdk_image: str
+    request: LaunchRequest,
+    *,
+    report_url: str,
+    trainer_image: str,
+    sdk_image: str,
+    metrics_port: int = 0,
 ) -> Json:
     """Return the batch/v1 Job of an attempt.
 
-    `trainer_image` is that of `trial.builtin`, `sdk_image` that from which `trial.inject` copies. Raises `InvalidJobError` for a `trial.json` above `CONFIG_LIMIT`, and for a template that can't be one
-    attempt (several pods, restarts within a pod).
+    `trainer_image` is that of `trial.builtin`, which shows live figures at `metrics_port` (0: at none);
+    `sdk_image` is that from which `trial.inject` copies. Raises `InvalidJobError` for a `trial.json` above
+    `CONFIG_LIMIT`, and for a template that can't be one attempt (several pods, restarts within a pod).
     """
     config, text = _config(request, report_url)
     workload, trial = request.job.spec.trial.workload, request.job.spec.trial
@@ -92,6 +98,8 @@ def build_job(
     container = next(one for one in pod["containers"] if one["name"] == name)
     _equip(container, request, report_url=report_url, checkpoints=config["checkpoint"]["dir"])
     _furnish(pod, container, own=kind != "template")
+    if metrics_port and kind == "builtin":
+        _show(container, metrics_port)
     if trial.inject and kind != "builtin":
         _inject(pod, container, sdk_image, shims=Inject.SHIMS in trial.inject)
     meta, template_meta = body.get("metadata") or {}, spec["template"].get("metadata") or {}
@@ -314,6 +322,14 @@ def _equip(container: Json, request: LaunchRequest, *, report_url: str, checkpoi
         ),
     ]
     container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
+
+
+def _show(container: Json, port: int) -> None:
+    """Have the built-in trainer show live figures at a port, by whose name a PodMonitor finds it."""
+    name = contract.ENV_METRICS_PORT
+    theirs = [one for one in container["env"] if one["name"] != name]
+    container["env"] = [{"name": name, "value": str(port)}, *theirs]
+    container["ports"] = [{"name": constants.TRIAL_METRICS, "containerPort": port}]
 
 
 def _furnish(pod: Json, container: Json, *, own: bool) -> None:
