@@ -283,6 +283,25 @@ def test_cpu_seconds_are_summed_over_processes(history: History) -> None:
     assert trial.value == 0.2
 
 
+def test_resources_are_added_up_over_processes(history: History) -> None:
+    """What a trial used is kept with it: each process's last report has all that this process used."""
+    uid = running_trial(history)
+    used = {"cpu_s": 1.5, "energy_j": 10.0, "energy_scope": "device", "rss_peak_bytes": 100}
+    reports = [
+        {**r, "resources": {**used, "cpu_s": r["epoch"], "phase_s": {"train": 2.0}}}
+        for r in epochs(0.1, 0.2)
+    ]
+    history.add_reports(a_batch(reports))
+    other = {"seq": 0, "kind": "final", "metrics": {}, "resources": {**used, "rss_peak_bytes": 300}}
+    history.add_reports(a_batch([other], attempt=1, pod_uid="pod-1"))
+    assert history.trial(uid, 0).resources == {
+        "cpu_s": 3.5,
+        "energy_j": 20.0,
+        "energy_scope": "device",
+        "rss_peak_bytes": 300,
+    }
+
+
 def test_an_outcome_ends_the_trial_once(history: History) -> None:
     """Terminal stays terminal: a second outcome changes nothing and costs nothing."""
     uid = running_trial(history)

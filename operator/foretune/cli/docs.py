@@ -64,6 +64,7 @@ FORMS: Final = """\
 | `attempts` | how often it was started: more than once after a preemption or Ctrl-C |
 | `proposer` | who proposed it: `default`, `sobol`, `random`, `grid`, `gp`; `sobol/fallback` when it stood in |
 | `reason`, `message` | why it ended; null and empty while it has not |
+| `resources` | what its processes reported to have used, added up: `cpu_s`, `gpu_busy_s`, `energy_j`, ... ([The built-in trainer](../guides/trainer.md#what-a-trial-reports)); what is unknown is not there |
 
 `foretune status JOB -o json` has `namespace`, `name`, `uid`, `phase`, `reason`, `message`, `metric`, `goal`, `budget`
 (trials), `ended` (trials), `counts` (by state), `best` (a trial or null), `prior` (`decision`, `reason` and `tasks`, or

@@ -109,6 +109,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "proposer": trial.proposer,
         "reason": trial.reason.value if trial.reason else None,
         "message": trial.message,
+        "resources": dict(trial.resources),
     }
 
 
@@ -206,6 +207,8 @@ def _best_page(job: JobRecord, winner: Trial) -> str:
     ]
     width = max(map(len, winner.params), default=0)
     lines += [f"  {name:<{width}}  {words.setting(v)}" for name, v in winner.params.items()]
+    if used := words.used(winner.resources):
+        lines.append(f"used {used}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from foretune.domain.trial import TrialState
 
@@ -53,6 +53,26 @@ def duration(seconds: float | None) -> str:
     if whole < HOUR:
         return f"{whole // MINUTE} min {whole % MINUTE:02d} s"
     return f"{whole // HOUR} h {whole % HOUR // MINUTE:02d} min"
+
+
+def used(resources: Mapping[str, Any]) -> str:
+    """Return what a trial used in one line: `12.3 s of CPU, 4.0 s of GPU (busy 2.1 s, gpm), 35 J`; "" if unknown."""
+    facts = []
+    if "cpu_s" in resources:
+        facts.append(f"{duration(resources['cpu_s'])} of CPU")
+    if "gpu_held_s" in resources:
+        busy = ""
+        if "gpu_busy_s" in resources:
+            busy = f" (busy {duration(resources['gpu_busy_s'])}, {resources.get('gpu_busy_source', '-')})"
+        facts.append(f"{duration(resources['gpu_held_s'])} of GPU{busy}")
+    if "energy_j" in resources:
+        facts.append(f"{resources['energy_j']:,.0f} J")
+    for name, said in (("gpu_mem_peak_bytes", "GPU memory"), ("rss_peak_bytes", "memory")):
+        if name in resources:
+            facts.append(f"{resources[name] / 2**20:,.0f} MiB of {said}")
+    if "samples_per_s" in resources:
+        facts.append(f"{resources['samples_per_s']:,.0f} examples/s")
+    return ", ".join(facts)
 
 
 def seconds_of(trial: Trial) -> float | None:

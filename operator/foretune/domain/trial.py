@@ -235,6 +235,8 @@ class Trial:
     created_at: float = 0.0
     ended_at: float | None = None
     cpu_s: float | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """What its processes reported to have used, added up (`domain/usage.py`)."""
     gpu_s: float = 0.0
     """Held GPU seconds of all attempts."""
     cost: float | None = None

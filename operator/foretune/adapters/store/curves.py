@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from foretune.domain.trial import KUBEFLOW, PUSH, Point
+from foretune.domain.usage import added_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -169,7 +170,21 @@ class Curve:
             # Of a best or last value its own carrier; a mean has many, the last one stands for them.
             "source": next((s for v, s in found if v == value), found[-1][1]) if found else None,
             "cpu_s": self.cpu_s(),
+            "resources": self.resources(),
         }
+
+    def resources(self) -> dict[str, Any]:
+        """Return what all processes of the trial used; each one's last report has all of it."""
+        by_process = {
+            (row.attempt, row.pod_uid): row.resources
+            for row in self._rows
+            if row.resources and row.source in SENT
+        }
+        # A process whose reports all got lost left its log or its last words.
+        for row in self._rows:
+            if row.resources and row.attempt not in {attempt for attempt, _ in by_process}:
+                by_process[row.attempt, row.pod_uid] = row.resources
+        return added_up(list(by_process.values()))
 
     def cpu_s(self, attempt: int | None = None) -> float | None:
         """Return CPU seconds of all attempts, or of one; each process's report is cumulative."""

@@ -173,6 +173,7 @@ def _trial(row: Row[Any], tries: list[AttemptRecord]) -> Trial:
         created_at=row.created_at,
         ended_at=row.ended_at,
         cpu_s=row.cpu_s,
+        resources=row.resources,
         gpu_s=sum(attempt.held_gpu_s for attempt in tries),
         stop_requested=row.stop_requested,
     )

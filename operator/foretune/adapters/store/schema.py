@@ -104,6 +104,7 @@ trials: Final = Table(
     Column("metrics_seen", JSON, nullable=False, server_default="[]"),
     Column("source", String(32)),
     Column("cpu_s", Float),
+    Column("resources", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("job_uid", "trial_index"),
     Index(None, "job_uid", "ended_at"),
 )
