@@ -16,6 +16,7 @@ from foretune.experiment.tasks import load
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from foretune.domain.space import Params
     from foretune.experiment.tables import Table
 
 LICENCES: Final = {
@@ -31,6 +32,10 @@ what its parameters are called."""
 
 ROWS: Final = 1000
 """Rows read of a task, evenly spaced in its file; the artefact keeps fewer."""
+
+DIGITS: Final = 9
+"""Significant digits kept of a number: the last bit of an exponential or a mean is another one on another
+processor, and the artefact must be the same everywhere."""
 
 
 def starter_tasks(folder: Path) -> tuple[tuple[SourceTask, ...], dict[str, str]]:
@@ -62,10 +67,22 @@ def _trial(table: Table, row: int, index: int) -> Trial:
     return Trial(
         job_uid="",
         index=index,
-        params=table.params(row),
+        params=_params(table, row),
         state=TrialState.COMPLETED if ended else TrialState.INFEASIBLE,
         reason=EndReason.DONE if ended else EndReason.DIVERGED,
         config_hash="",
-        value=value if ended else None,
-        cost=cost if cost is not None and np.isfinite(cost) else None,
+        value=_rounded(value) if ended else None,
+        cost=_rounded(cost) if cost is not None and np.isfinite(cost) else None,
     )
+
+
+def _params(table: Table, row: int) -> Params:
+    """Return the configuration of a row, its numbers rounded where that is legal, too."""
+    found = table.params(row)
+    near = {name: _rounded(v) if isinstance(v, float) else v for name, v in found.items()}
+    wrong = {p.name for p in table.space.parameters if p.problem(near[p.name]) is not None}
+    return {name: found[name] if name in wrong else value for name, value in near.items()}
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
