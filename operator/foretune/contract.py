@@ -148,7 +148,7 @@ class ExitCode(enum.IntEnum):
     BUG = 70
     """The trainer failed in a way it did not foresee."""
     DATA_UNREACHABLE = 74
-    """The data set could not be read: retried."""
+    """The data set could not be read: retried. By hand also: not all of `--out` could be written."""
     PREEMPTED = 75
     """Asked to leave; a checkpoint was written: resumed, never counted."""
     BAD_EXTRA = 78
