@@ -211,7 +211,7 @@ class TestTrial:
             code, _, err = here.train()
         assert code == 0
         assert re.fullmatch(
-            r"foretune_trainer: no live metrics at port \d+: .*[Aa]ddress already in use.*\n", err
+            r"foretune_trainer: no live metrics at port \d+: .*(?i:address) already in use.*\n", err
         )
 
 

@@ -102,7 +102,8 @@ class Meter:
         import torch  # noqa: PLC0415 - loaded long ago
 
         self._gpus = torch.cuda.device_count()
-        self._gpu = Gpu(str(torch.cuda.get_device_properties(device).uuid))
+        properties = torch.cuda.get_device_properties(device)
+        self._gpu = Gpu(str(getattr(properties, "uuid", "unknown")))  # not every platform has it
         self._gpu.start()
 
     def close(self) -> None:
