@@ -296,7 +296,7 @@ class TestPrecision:
             "bf16",
         ]
         training = make_training(chosen(make_config, "bert", IMAGE))
-        tags = training._tags()
+        tags = training.tags()
         told = {name: tags[name] for name in ("precision", "graph", "compile", "data_on")}
         assert told == {"precision": "fp32", "graph": False, "compile": "off", "data_on": "cpu"}
 
@@ -330,7 +330,7 @@ class TestCompile:
         monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
         compiled = make_training(chosen(make_config, "cnn", IMAGE, compile="on"))
         assert compiled.run()
-        assert compiled._tags()["compile"] == "on"
+        assert compiled.tags()["compile"] == "on"
         assert compiled._meter.read(CPU)["phase_s"]["compile"] > 0
         plain = _trained(make_training, chosen(make_config, "cnn", IMAGE))
         for mine, reference in zip(weights(compiled), plain, strict=True):
@@ -391,7 +391,7 @@ class TestGpu:
                         training._step(*plan.step(number), 0.01)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-                assert training._tags()["graph"] is (graph == "on"), (model, dataset)
+                assert training.tags()["graph"] is (graph == "on"), (model, dataset)
 
     def test_same_results(self, make_config: MakeConfig) -> None:
         """Graph, data in the host's memory, and plain steps come to like losses."""
@@ -403,7 +403,7 @@ class TestGpu:
                         patch.setattr(batches, "RESIDENT", 0.0)
                     same = {"graph": graph, "dropout": 0.0, "precision": "fp32"}
                     training = self.training(chosen(make_config, model, TEXT, **same))
-                    assert training._tags()["data_on"] == ("cpu" if far else "cuda")
+                    assert training.tags()["data_on"] == ("cpu" if far else "cuda")
                     assert training.run()
                     losses.append(training._result["train_loss"])
             assert max(losses) - min(losses) < 0.02, (model, losses)

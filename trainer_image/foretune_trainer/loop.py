@@ -22,7 +22,7 @@ from foretune_trainer.optimiser import Optimiser
 from foretune_trainer.step import GraphedStep, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from foretune_report import Reporter
     from foretune_trainer.config import TrialConfig
@@ -214,6 +214,19 @@ class Training:
         self._loss.zero_()
         return True
 
+    def endless(self) -> Iterator[int]:
+        """Train step after step, epoch after epoch, for measurements; yields the examples of each step."""
+        epoch = 0
+        while True:
+            epoch += 1
+            plan = self._planner.plan(epoch, self._train.place)
+            self._compiling.before_epoch(self._step, 1)
+            self.model.train()
+            for number in range(plan.steps):
+                batch = plan.step(number)
+                self._step(*batch, self._rate())
+                yield len(batch[0])
+
     def _compile_phase(self) -> AbstractContextManager[None]:
         """Book the first step after `torch.compile` as compilation, since that is when it happens."""
         return self._meter.phase("compile") if self._compiling.begins() else nullcontext()
@@ -267,7 +280,7 @@ class Training:
         more: dict[str, Any] = {}
         if not self._told:
             self._told = True
-            more = {"data_fingerprint": self._data.fingerprint, "tags": self._tags()}
+            more = {"data_fingerprint": self._data.fingerprint, "tags": self.tags()}
         self._reporter.report(
             self._result,
             epoch=progress.epoch,
@@ -288,7 +301,8 @@ class Training:
             resources=self._meter.read(self._device),
         )
 
-    def _tags(self) -> dict[str, Any]:
+    def tags(self) -> dict[str, Any]:
+        """Return on what and how this trial is trained, as its first record has it."""
         cuda = self._device.type == "cuda"
         return {
             "natural": natural(self._config.model, self._data.kind),

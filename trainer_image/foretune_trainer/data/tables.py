@@ -6,14 +6,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from foretune_trainer.errors import BadConfigError, DataUnreachableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Shape = tuple[int, int, int]
 
@@ -59,6 +60,8 @@ def with_splits(path: Path, shape: Shape) -> tuple[Table, Table]:
 
 def _parquet(path: Path) -> pa.Table:
     """Return a file's content, without pandas, which `read_table` would import."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - neither made data nor a copy of tensors needs it
+
     with pq.ParquetFile(path) as file:
         return file.read()
 
@@ -97,6 +100,8 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def _concatenated(files: Sequence[Path]) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415 - as above
+
     tables = []
     for path in files:
         try:
