@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import Any
 
 import pynvml
 import pytest
+import torch
 from tests.support.nvml import UUID, Board, Library
 
 from foretune_trainer import gpu
 from foretune_trainer.gpu import Gpu
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Unknown = Callable[..., None]
 
 ALONE, KNOWN = 1234, {"gpu_busy_s", "energy_j", "gpu_mem_device_peak_bytes"}
 
@@ -314,3 +311,29 @@ def test_a_driver_that_hangs(
         hang.set()
         one._thread.join(10)  # type: ignore[union-attr]
         one.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: none here")
+def test_a_real_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a real GPU the books grow while it works, or say why they can't be kept."""
+    device = torch.device("cuda")
+    one = Gpu(str(torch.cuda.get_device_properties(device).uuid))
+    one.start()
+    try:
+        begin = time.monotonic()
+        left = torch.randn(4096, 4096, device=device)
+        while time.monotonic() - begin < 3:
+            left = (left @ left).clamp(-1, 1)
+            torch.cuda.synchronize()
+        found = one.read()
+    finally:
+        one.stop()
+    if one.why_not is not None:
+        assert_unknown(found, capsys, ".")
+        return
+    assert found["gpu_busy_source"] in {gpu.GPM, gpu.RATES}
+    assert 1.0 < found["gpu_busy_s"] <= 1.1 * (time.monotonic() - begin)
+    assert found["gpu_mem_device_peak_bytes"] > left.nbytes
+    if found["energy_scope"] == "device":
+        assert found["energy_j"] > 10
