@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from torch import Tensor, nn
 
 from foretune_trainer.data.words import PAD
+from foretune_trainer.models.transformer import word_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ class TextCnn(nn.Module):
         """Take the number of token ids."""
         super().__init__()
         wide = WIDEN * width
-        self.words = nn.Embedding(vocabulary, wide, padding_idx=PAD)
+        self.words = word_vectors(vocabulary, wide)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(wide, wide, 3, padding=1, bias=False), nn.BatchNorm1d(wide), nn.ReLU()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foretune_trainer.data.words import PAD
 from foretune_trainer.models.cnn import SMALLEST, WIDEN, Pooled
-from foretune_trainer.models.transformer import START_DEVIATION
+from foretune_trainer.models.transformer import word_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+BETWEEN: Final = 3
+"""Parts of a block's body up to its second convolution."""
 
 
 class Block(nn.Module):
@@ -36,9 +40,14 @@ class Block(nn.Module):
                 convolve(channels, wide, 1, stride=stride, bias=False), normalise(wide)
             )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return `n x wide x ...` features, none below zero."""
-        return functional.relu(self.body(inputs) + self.around(inputs))
+    def forward(self, inputs: Tensor, pad: Tensor | None = None) -> Tensor:
+        """Return `n x wide x ...` features, none below zero; zero where `pad` (`n x 1 x ...`) is true."""
+        if pad is None:
+            return functional.relu(self.body(inputs) + self.around(inputs))
+        # Between the convolutions too, or the second would see how much padding a batch happens to have.
+        between = self.body[:BETWEEN](inputs).masked_fill(pad, 0.0)
+        found = functional.relu(self.body[BETWEEN:](between) + self.around(inputs))
+        return found.masked_fill(pad, 0.0)
 
 
 class ImageResNet(Pooled):
@@ -73,8 +82,7 @@ class TextResNet(nn.Module):
         """Take the number of token ids."""
         super().__init__()
         wide = WIDEN * width
-        self.words = nn.Embedding(vocabulary, wide, padding_idx=PAD)
-        nn.init.normal_(self.words.weight, std=START_DEVIATION)
+        self.words = word_vectors(vocabulary, wide)
         self.blocks = nn.ModuleList(Block(wide, wide, flat=True) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(wide, classes)
@@ -84,6 +92,6 @@ class TextResNet(nn.Module):
         pad = (tokens == PAD).unsqueeze(1)
         found = self.dropout(self.words(tokens)).transpose(1, 2)
         for block in self.blocks:
-            found = block(found).masked_fill(pad, 0.0)
+            found = block(found, pad)
         logits: Tensor = self.head(self.dropout(found.amax(2)))
         return logits

@@ -32,6 +32,19 @@ def heads_of(width: int) -> int:
     return next(fits, 1)
 
 
+def word_vectors(vocabulary: int, width: int) -> nn.Embedding:
+    """Return fresh vectors of `width` numbers for `vocabulary` token ids; that of padding is zero.
+
+    They are small: with PyTorch's own deviation of 1 a model over words starts from wild guesses, and learns
+    the words of a few thousand texts far worse.
+    """
+    words = nn.Embedding(vocabulary, width, padding_idx=PAD)
+    with torch.no_grad():
+        words.weight.normal_(std=START_DEVIATION)
+        words.weight[PAD] = 0.0
+    return words
+
+
 class Tokens(nn.Module):
     """Word vectors of token ids, and which of them are padding."""
 
@@ -41,8 +54,7 @@ class Tokens(nn.Module):
     def __init__(self, vocabulary: int, width: int) -> None:
         """Take the number of token ids."""
         super().__init__()
-        self.words = nn.Embedding(vocabulary, width, padding_idx=PAD)
-        nn.init.normal_(self.words.weight, std=START_DEVIATION)
+        self.words = word_vectors(vocabulary, width)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return `n x length x width` vectors and `n x length` booleans, true where a word is."""
