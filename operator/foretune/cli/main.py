@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "prior": "foretune.cli.prior:run",
     "parse": "foretune.cli.parse:parse",
     "sdk": "foretune.cli.sdk:copy",
+    "data": "foretune.cli.data:warm",
     "operator": "foretune.cli.serve:operator",
     "tracker": "foretune.cli.serve:tracker",
     "suggestion": "foretune.cli.serve:suggestion",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from foretune import __version__
+from foretune import __version__, contract
 
 MAX_PARALLEL: Final = 256
 """Largest `--parallel`, as the largest `spec.parallelism`."""
@@ -23,12 +23,16 @@ EXTRAS: Final[dict[str, str | None]] = {
     "prior": "local",
     "parse": None,
     "sdk": None,
+    "data": "trainer",
     "operator": "operator",
     "tracker": "tracker",
     "suggestion": "suggestion",
     "experiment": "local",
 }
 """The extra of the Python package that brings what a command needs; None for the package alone."""
+
+DATASETS: Final = tuple(name for name in contract.BUILTIN_DATASETS if name != "digits")
+"""Data sets that `data warm` takes; digits ship with the trainer."""
 
 PROCESSES: Final = {
     "operator": "watch TuningJobs of a cluster, and run their trials",
@@ -317,6 +321,27 @@ def _add_programs(commands: Any) -> None:
     )
     copy.add_argument(
         "folder", metavar="FOLDER", help="where to; made if needed, and its content is replaced"
+    )
+    data = _add(commands, "data", "prepare data sets of the built-in trainer")
+    subcommands = data.add_subparsers(
+        dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=_Parser
+    )
+    warm = _add(subcommands, "warm", "fill a cache with a data set, once for all trials")
+    warm.description = (
+        "Fill a cache with a data set: what comes from the hub, and a copy as arrays that trials read instead of "
+        "the files, whatever their parameters. Trials look in /foretune/cache, or where FORETUNE_CACHE_DIR says; "
+        "they may have it read-only. A second call changes nothing."
+    )
+    warm.add_argument(
+        "--dataset", metavar="NAME", choices=DATASETS, required=True, help=", ".join(DATASETS)
+    )
+    warm.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="folder that holds the data set, the same files as trial.builtin.path; default: the hub",
+    )
+    warm.add_argument(
+        "--cache", metavar="DIR", required=True, help="folder of the cache; made if needed"
     )
 
 

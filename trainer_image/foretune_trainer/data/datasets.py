@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretune_trainer.config import SYNTHETIC
-from foretune_trainer.data import pieces, synthetic, tables, words
+from foretune_trainer.data import copies, pieces, synthetic, tables, words
 from foretune_trainer.errors import BadConfigError
 
 if TYPE_CHECKING:
@@ -90,24 +90,26 @@ def load(config: TrialConfig) -> Dataset:
 
     Raises `DataUnreachableError` when it can't be read now, `BadConfigError` when it never can.
     """
-    train, test = _read(config)
-    _check(train, config)
-    _check(test, config)
-    digest = _fingerprint(train, test)
+    found = _copy(config)
+    if found is None:
+        train, test = _read(config)
+        _check(train, config)
+        _check(test, config)
+        found = copies.Copy(train, test, fingerprint(train, test))
+    train, test, digest = found.train, found.test, found.fingerprint
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     train = train.first(config["max_samples"])
     kept, held = split(train.labels, float(config["valid_fraction"]))
     shown: Callable[[Table], NDArray[np.generic]]
+    length = int(config["max_length"])
     if train.kind == "image":
         shown, vocabulary = _pixels, 0
+    elif config["pretrained"]:
+        own = pieces.Pieces(config["pretrained"])
+        shown, vocabulary = (lambda table: own.encode(table.texts, length)), own.size
     else:
-        book: words.Vocabulary | pieces.Pieces
-        if config["pretrained"]:
-            book = pieces.Pieces(config["pretrained"])
-        else:
-            book = words.Vocabulary.of([train.texts[i] for i in kept], int(config["vocabulary"]))
-        length = int(config["max_length"])
-        shown, vocabulary = (lambda table: book.encode(table.texts, length)), book.size
+        book = _vocabulary(train, kept, int(config["vocabulary"]))
+        shown, vocabulary = (lambda table: _ids(table, book, length)), book.size
     whole = Part(shown(train), train.labels)
     fit = whole.take(kept)
     pixels = train.kind == "image"
@@ -126,6 +128,51 @@ def load(config: TrialConfig) -> Dataset:
 
 def _pixels(table: Table) -> NDArray[np.generic]:
     return table.images
+
+
+def _vocabulary(train: Table, kept: NDArray[np.int64], size: int) -> words.Vocabulary:
+    if train.cut is not None:
+        return train.cut.vocabulary(kept.tolist(), size)
+    return words.Vocabulary.of([train.texts[i] for i in kept], size)
+
+
+def _ids(table: Table, book: words.Vocabulary, length: int) -> NDArray[np.generic]:
+    if table.cut is not None:
+        return table.cut.encode(book, length)
+    return book.encode(table.texts, length)
+
+
+def _copy(config: TrialConfig) -> copies.Copy | None:
+    """Return the copy of a data set in the cache, if there is a cache and it has one."""
+    folder = copies.cache()
+    if config.dataset not in SOURCES or not (folder / copies.FOLDER).is_dir():
+        return None
+    if config.path is not None and not Path(config.path).is_dir():
+        return None  # reading it says what is wrong
+    source = copies.source_of(config.dataset, SOURCES[config.dataset].hub, config.path)
+    return copies.find(folder, config.dataset, source)
+
+
+def warm(config: TrialConfig, folder: Path) -> tuple[Path, bool]:
+    """Write a copy of a data set into a cache, unless it is there; return its manifest, and whether it was.
+
+    Raises as `load` does, and `OSError` where the cache can't be written to.
+    """
+    if config.dataset not in SOURCES:
+        raise BadConfigError(
+            f"workload.dataset: {config.dataset} ships with the trainer or is made"
+        )
+    hub = SOURCES[config.dataset].hub
+    if config.path is not None and not Path(config.path).is_dir():
+        _read(config)  # says what is wrong
+    source = copies.source_of(config.dataset, hub, config.path)
+    if copies.find(folder, config.dataset, source) is not None:
+        return copies.place(folder, config.dataset, source), True
+    train, test = _read(config)
+    _check(train, config)
+    _check(test, config)
+    copy = copies.Copy(train, test, fingerprint(train, test))
+    return copies.write(folder, config.dataset, source, copy), False
 
 
 def _read(config: TrialConfig) -> tuple[Table, Table]:
@@ -168,7 +215,8 @@ def split(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _fingerprint(*parts: Table) -> str:
+def fingerprint(*parts: Table) -> str:
+    """Return a hash of all examples and labels."""
     digest = hashlib.sha256()
     for table in parts:
         if table.kind == "image":

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foretune_trainer.data.words import Cut
 from foretune_trainer.errors import BadConfigError, DataUnreachableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 Shape = tuple[int, int, int]
 
@@ -33,15 +35,18 @@ class Table:
     images: NDArray[np.uint8]
     """`n x c x h x w`; empty for texts."""
     texts: Sequence[str] = ()
+    cut: Cut | None = None
+    """The words of the texts, where they were split before."""
 
     @property
     def kind(self) -> str:
         """Return `image` or `text`."""
-        return "text" if self.texts else "image"
+        return "text" if len(self.texts) else "image"
 
     def first(self, limit: int | None) -> Table:
         """Return the first `limit` examples, or all."""
-        return Table(self.labels[:limit], self.images[:limit], self.texts[:limit])
+        cut = self.cut.first(limit) if self.cut is not None else None
+        return Table(self.labels[:limit], self.images[:limit], self.texts[:limit], cut)
 
 
 NO_IMAGES: Final = np.zeros((0, 0, 0, 0), np.uint8)
