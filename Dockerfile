@@ -3,8 +3,9 @@
 #   docker build --target light .         operator and tracker
 #   docker build --target suggestion .    suggestion service, with torch
 #
-# Only instructions that both BuildKit and buildah 1.28 know.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# Only instructions that both BuildKit and buildah 1.28 know. The digest is of all platforms; a newer one:
+# docker buildx imagetools inspect python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 # What all images need to build: pip works from outside the environment, which has none itself.
 FROM ${PYTHON_IMAGE} AS build

@@ -1,8 +1,8 @@
 """Build the images: with Docker where a daemon answers, else with buildah (root, Debian packages).
 
-    python -m scripts.build_images [light|suggestion|trainer]...    all three by default
+    python -m scripts.build_images [light|suggestion|trainer|trainer-gpu|trainer-gpu-compile]...
 
-Without Docker there is no registry to pull from either: the images are then built on a stand-in for
+The first three by default. Without Docker there is no registry to pull from either: the images are then built on a stand-in for
 their base, made by scripts/image_base.sh and kept in the cache. That proves that a Dockerfile builds
 and its program starts; nothing built so is to be published, and all of it has the label `STANDIN`.
 
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parent.parent
 
-BASE: Final = "docker.io/library/python:3.11-slim-bookworm"
-"""What `python:3.11-slim-bookworm` means."""
+NAME: Final = "python:3.11-slim-bookworm"
+"""The images' base. The Dockerfiles pin its digest, which a stand-in can't have."""
+
+BASE: Final = f"docker.io/library/{NAME}"
+"""What `NAME` means."""
 
 BASE_SCRIPT: Final = ROOT / "scripts" / "image_base.sh"
 
@@ -53,6 +56,8 @@ class Image:
     repository: str
     dockerfile: Path
     target: str | None = None
+    suffix: str = ""
+    """Of the tag."""
 
     @property
     def tag(self) -> str:
@@ -60,7 +65,7 @@ class Image:
         text = (ROOT / "operator" / "foretune" / "__init__.py").read_text(encoding="utf-8")
         found = re.search(r'__version__ = "(.+)"', text)
         assert found
-        return f"{self.repository}:{found[1]}"
+        return f"{self.repository}:{found[1]}{self.suffix}"
 
 
 IMAGES: Final = {
@@ -68,9 +73,21 @@ IMAGES: Final = {
     for image in (
         Image("light", "ghcr.io/foretune/foretune", ROOT / "Dockerfile", "light"),
         Image("suggestion", "ghcr.io/foretune/suggestion", ROOT / "Dockerfile", "suggestion"),
-        Image("trainer", "ghcr.io/foretune/trainer", ROOT / "trainer_image" / "Dockerfile"),
+        Image("trainer", "ghcr.io/foretune/trainer", ROOT / "trainer_image" / "Dockerfile", "cpu"),
     )
 }
+
+VARIANTS: Final = {
+    f"trainer-{target}": Image(
+        f"trainer-{target}",
+        IMAGES["trainer"].repository,
+        IMAGES["trainer"].dockerfile,
+        target,
+        f"-{target}",
+    )
+    for target in ("gpu", "gpu-compile")
+}
+"""Further targets of the trainer's Dockerfile; gigabytes, so only by name."""
 
 
 class BuildError(Exception):
@@ -103,7 +120,8 @@ def arguments() -> dict[str, str]:
 
 def flags(image: Image, dockerfile: Path | None, tag: str) -> list[str]:
     """Return the part of the command line that both tools share, the context last."""
-    given = [f for k, v in arguments().items() for f in ("--build-arg", f"{k}={v}")]
+    chosen = arguments() if image.name in IMAGES else {}
+    given = [f for k, v in chosen.items() for f in ("--build-arg", f"{k}={v}")]
     target = ["--target", image.target] if image.target else []
     return [*given, *target, "-f", str(dockerfile or image.dockerfile), "-t", tag, str(ROOT)]
 
@@ -196,7 +214,8 @@ class Buildah:
         trusted = Path(os.environ.get("SSL_CERT_FILE") or CA)
         mount = ["--volume", f"{trusted}:{CA}:ro"] if trusted.exists() else []
         how = ["--isolation", "chroot", "--pull=never", "--format", "docker", "--layers"]
-        self("build", *how, *mount, *flags(image, dockerfile, tag))
+        base = ["--build-arg", f"PYTHON_IMAGE={NAME}"]
+        self("build", *how, *mount, *base, *flags(image, dockerfile, tag))
 
     def config(self, tag: str) -> dict[str, Any]:
         """See `Builder`."""
@@ -237,15 +256,16 @@ def builder() -> Builder | Missing:
 def main() -> int:
     """Build the images named on the command line."""
     names = sys.argv[1:] or list(IMAGES)
-    if unknown := sorted(set(names) - set(IMAGES)):
-        print(f"no image {', '.join(unknown)}; there are {', '.join(IMAGES)}", file=sys.stderr)
+    known = {**IMAGES, **VARIANTS}
+    if unknown := sorted(set(names) - set(known)):
+        print(f"no image {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     tool = builder()
     if isinstance(tool, Missing):
         print(tool.reason, file=sys.stderr)
         return 1
     for name in names:
-        image = IMAGES[name]
+        image = known[name]
         try:
             tool.build(image, tag=image.tag)
         except BuildError as error:
