@@ -205,6 +205,24 @@ class TestCommand:
         assert "Not a directory" in told[1] or "File exists" in told[1]
 
     @pytest.mark.slow
+    def test_from_the_hub(
+        self, make_config: Make, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a folder the library loads it, and trials without a folder find the copy by the hub's name."""
+        import datasets as library
+
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", str(tmp_path / "built"))
+        hub = folder(tmp_path / "hub", "text")
+        source = data.datasets.Source(str(hub), "text", ("validation", "test"))
+        monkeypatch.setitem(data.datasets.SOURCES, "sst2", source)
+        one = make_config(workload={"model": "cnn", "dataset": "sst2"})
+        plain = data.load(one)
+        assert "written" in warm.warm("sst2", None, cache)
+        monkeypatch.setattr(data.datasets, "_read", None)
+        assert same(data.load(one), plain)
+
+    @pytest.mark.slow
     def test_a_trial_without_readers(self, make_config: Make, tmp_path: Path, cache: Path) -> None:
         """A trial that reads a copy loads neither the library of the files nor the hub's."""
         one = chosen(make_config, "imdb", folder(tmp_path / "data", "text"))

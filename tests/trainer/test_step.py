@@ -373,6 +373,7 @@ class TestCompile:
 
 @GPU
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part:UserWarning")
 class TestGpu:
     """What only a GPU shows."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,11 @@ from foretune_trainer.models.transformer import mean_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# The optimiser keeps all weights in one vector, where cuDNN does not look for those of one layer: it puts a
+# copy of them together for each call, which is little beside the layer's own work.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
 
 
 class Rows(nn.Module):
