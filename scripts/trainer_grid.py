@@ -227,7 +227,7 @@ def page(cells: Sequence[Cell], options: Options) -> str:
         f"Trainer of commit {code.read_text().strip() if code.exists() else 'unknown'}, torch {torch}, on {device}, "
         f"one thread a run; {options.epochs} epochs, seed 0.\n"
         "`accuracy` and `val_loss` are of the last epoch on validation, a tenth of the examples; the test was looked at "
-        "once, after that.\nSeconds and memory are of the process, start included, beside other work.\n\n"
+        "once, after that.\nSeconds, CPU seconds and memory are of the process, start included; seconds were taken beside other work.\n\n"
         f"*Tuned*: the best by accuracy on validation of {options.trials} trials, the default configuration and "
         f"{options.trials - 1} of Foretune's optimiser with the prior that ships; {HELD:.0%} of a trial's examples "
         "are its validation. Learning rate, batch size, layers, dropout and optimiser are tuned, epochs are not.\n"
