@@ -59,3 +59,21 @@ def test_padding_changes_nothing(make_config: Callable[..., TrialConfig], model:
     with torch.no_grad():
         short, long = found(tokens), found(functional.pad(tokens, (0, LENGTH), value=PAD))
     torch.testing.assert_close(short, long, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["transformer", "bert"])
+def test_positions_are_heard(make_config: Callable[..., TrialConfig], model: str) -> None:
+    """Fresh positions of patches are about as strong as the patches' vectors of standardised pixels."""
+    random = np.random.default_rng(0)
+    part = Part(random.integers(0, 255, (64, 1, 28, 28)).astype(np.uint8), np.zeros(64, np.int64))
+    data = Dataset("image", CLASSES, part, part, part, "sha256:-")
+    torch.manual_seed(0)
+    found: Any = build(make_config(workload={"model": model, "dataset": "mnist"}, params={}), data)
+    vectors, _ = found.inputs(torch.randn(64, 1, 28, 28))
+    positions = (
+        found.positions
+        if model == "transformer"
+        else found.encoder.embeddings.position_embeddings.weight
+    )
+    assert 0.5 < (positions.std() / vectors.std()).item() < 2.0

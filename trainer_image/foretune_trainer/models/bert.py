@@ -53,8 +53,11 @@ class Bert(nn.Module):
         return logits
 
 
-def scratch(length: int, *, width: int, layers: int, dropout: float) -> BertModel:
-    """Return an encoder with random weights for at most `length` vectors of `width` numbers."""
+def scratch(length: int, *, width: int, layers: int, dropout: float, deviation: float) -> BertModel:
+    """Return an encoder with random weights for at most `length` vectors of `width` numbers.
+
+    `deviation` is the standard deviation of its positions.
+    """
     settings = BertConfig(
         vocab_size=2,  # the vectors are ours
         hidden_size=width,
@@ -66,7 +69,9 @@ def scratch(length: int, *, width: int, layers: int, dropout: float) -> BertMode
         max_position_embeddings=max(length, 2),
     )
     settings._attn_implementation = "sdpa"  # noqa: SLF001 - the library's documented way for a config
-    return BertModel(settings, add_pooling_layer=False)
+    encoder = BertModel(settings, add_pooling_layer=False)
+    nn.init.normal_(encoder.embeddings.position_embeddings.weight, std=deviation)
+    return encoder
 
 
 def pretrained(values: Mapping[str, Any]) -> BertModel:

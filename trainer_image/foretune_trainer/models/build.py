@@ -46,7 +46,9 @@ def build(config: TrialConfig, data: Dataset) -> nn.Module:
     )
 
 
-def _vectors(config: TrialConfig, data: Dataset, width: int) -> tuple[nn.Module, int]:
+def _vectors(
+    config: TrialConfig, data: Dataset, width: int
+) -> tuple[transformer.Tokens | transformer.Patches, int]:
     """Return what makes vectors of patches or words, and how many there are at most."""
     if data.kind == "image":
         patches = transformer.Patches(data.train.inputs.shape[1:], width)
@@ -58,7 +60,7 @@ def _vectors(config: TrialConfig, data: Dataset, width: int) -> tuple[nn.Module,
 def _bert(config: TrialConfig, data: Dataset, width: int) -> nn.Module:
     from foretune_trainer.models import bert  # noqa: PLC0415 - imports transformers
 
-    inputs: nn.Module | None
+    inputs: transformer.Tokens | transformer.Patches | None
     if config["pretrained"]:
         encoder, inputs = bert.pretrained(config.values), None
         if data.kind == "image":
@@ -66,6 +68,10 @@ def _bert(config: TrialConfig, data: Dataset, width: int) -> nn.Module:
     else:
         inputs, length = _vectors(config, data, width)
         encoder = bert.scratch(
-            length, width=width, layers=config["layers"], dropout=config["dropout"]
+            length,
+            width=width,
+            layers=config["layers"],
+            dropout=config["dropout"],
+            deviation=inputs.deviation,
         )
     return bert.Bert(inputs, encoder, data.classes, config["dropout"])

@@ -23,7 +23,11 @@ SMALL_SIDE: Final = 16
 """Images up to this side are cut into patches of 2 x 2 pixels, larger ones of 4 x 4."""
 
 START_DEVIATION: Final = 0.02
-"""Standard deviation of fresh word vectors and positions."""
+"""Standard deviation of fresh word vectors and their positions."""
+
+PATCH_DEVIATION: Final = 0.5
+"""Standard deviation of the positions of patches: about that of fresh patches' vectors. With much weaker
+ones a model takes long to learn where a patch is."""
 
 
 def heads_of(width: int) -> int:
@@ -51,6 +55,9 @@ class Tokens(nn.Module):
     padded = True
     """Whether some inputs may be shorter than others."""
 
+    deviation = START_DEVIATION
+    """Standard deviation that fresh positions should have."""
+
     def __init__(self, vocabulary: int, width: int) -> None:
         """Take the number of token ids."""
         super().__init__()
@@ -66,6 +73,9 @@ class Patches(nn.Module):
 
     padded = False
     """Images all have the same number of patches."""
+
+    deviation = PATCH_DEVIATION
+    """Standard deviation that fresh positions should have."""
 
     def __init__(self, shape: Sequence[int], width: int) -> None:
         """Take the images' `c, h, w`."""
@@ -131,7 +141,7 @@ class Transformer(nn.Module):
 
     def __init__(
         self,
-        inputs: nn.Module,
+        inputs: Tokens | Patches,
         length: int,
         classes: int,
         *,
@@ -142,7 +152,7 @@ class Transformer(nn.Module):
         """Take what makes vectors of the inputs (`Tokens` or `Patches`) and the longest input."""
         super().__init__()
         self.inputs = inputs
-        self.positions = nn.Parameter(START_DEVIATION * torch.randn(length, width))
+        self.positions = nn.Parameter(inputs.deviation * torch.randn(length, width))
         self.layers = nn.ModuleList(Layer(width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
