@@ -24,15 +24,16 @@ ABLATED := no-history,no-guard,hyperbo,kernel-only
 
 REPLAYS_small = "--tasks 2 --seeds 2 --budget 25"
 # What docs/results/replay was made of: an hour or two of two cores; it goes on where it was cut off.
-SPOILT := --budget 25 --battery all --seeds 1 --methods ours
+SPOILT := --budget 25 --battery all --seeds 3 --methods ours
 REPLAYS_results = "--tasks 4 --seeds 5 --methods random,sobol,plain,past-bests,ours" \
-	"--tasks 4 --seeds 1 --methods optuna-tpe,zero-shot,bounding-box" \
-	"--tasks 1 --seeds 1 --methods optuna-gp,quantile,no-history" \
-	"--tasks 2 --seeds 1 --methods no-guard,hyperbo,kernel-only" \
-	"--families xgb34 --split --half reporting --tasks 6 --seeds 1 --budget 25 --methods plain,ours" \
+	"--families xgb34 --split --half reporting --tasks 6 --seeds 3 --budget 25 --methods plain,ours" \
 	"--families tst_svm,lcbench_a --tasks 4 $(SPOILT)" \
-	"--tasks 1 --seeds 1 --batch 4 --methods plain,past-bests,ours" \
-	"--tasks 1 --seeds 1 --sources 5 --methods past-bests,ours"
+	"--tasks 4 --seeds 5 --methods optuna-tpe,zero-shot,bounding-box" \
+	"--tasks 2 --seeds 2 --methods no-guard,hyperbo,kernel-only" \
+	"--tasks 4 --seeds 2 --sources 5 --methods past-bests,ours" \
+	"--tasks 1 --seeds 1 --methods optuna-gp,quantile,no-history" \
+	"--tasks 2 --seeds 1 --batch 4 --methods plain,past-bests,ours" \
+	"--tasks 2 --seeds 1 --protocol nearest --methods plain,past-bests,ours"
 REPLAYS_full = "--seeds 5 --protocol pool,nearest --batch 1,4 --methods $(REPLAYED)" \
 	"--tasks 4 --seeds 5 --methods optuna-gp,quantile,$(ABLATED)" \
 	"--seeds 5 --battery all --budget 25 --methods ours" \
