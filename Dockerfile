@@ -26,8 +26,8 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
 # Dependencies before code: a change of the code leaves this layer as it is.
 FROM build AS light-environment
-RUN python3 requirements.py pyproject.toml operator tracker > requirements.txt \
-    && pip --python /opt/foretune/bin/python install -c constraints.txt -r requirements.txt
+COPY locks/light.txt ./
+RUN pip --python /opt/foretune/bin/python install --require-hashes -r light.txt
 COPY --from=wheel /dist /dist
 RUN pip --python /opt/foretune/bin/python install --no-deps /dist/foretune-*.whl
 

@@ -114,6 +114,7 @@ verify: init ## Generated files are fresh, and the pins fit what is installed.
 	@$(RUN) foretune.cli.docs --check
 	@$(BIN)/python scripts/sync_chart.py --check
 	@$(RUN) scripts.constraints
+	@$(RUN) scripts.locks
 
 conformance: init ## The suites that every store and every designer must pass.
 	@$(PYTEST) -q tests/conformance
@@ -176,6 +177,10 @@ crds: init ## Write what is generated: CRD, reference pages, the chart's copies.
 	@$(RUN) foretune.cli.docs
 	@$(BIN)/python scripts/sync_chart.py
 
+locks: init ## Write locks/light.txt: what the light image installs, by hash.
+	@$(RUN) pip install -q --target build/uv uv==0.13.9
+	@$(RUN) scripts.locks --write build/uv/bin/uv
+
 controlplane: init ## Build the tests' control plane, once (about 5 minutes).
 	@$(RUN) scripts.controlplane >/dev/null || echo "the cluster tests will be skipped"
 
@@ -189,4 +194,4 @@ clean: ## Remove .venv and what tools left in the checkout.
 	@rm -rf $(VENV) build dist site .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 
 .PHONY: help init demo test quick check lint types imports verify conformance e2e images bench-suggest bench-history \
-	bench-cluster bench-search bench-curves trainer-grid trainer-bert peers starter-prior fmt crds controlplane packages changelog clean
+	bench-cluster bench-search bench-curves trainer-grid trainer-bert peers starter-prior fmt crds locks controlplane packages changelog clean

@@ -72,7 +72,7 @@ COMPARISONS: Final = (
             "epochs": 1,
             "max_length": 256,
             "frozen_layers": 3,
-            "max_samples": 4000,
+            "max_samples": 5000,
         },
     ),
     Comparison(

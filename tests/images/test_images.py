@@ -209,8 +209,8 @@ FAULTS: Final = {
         "No such file or directory",
     ),
     "extra forgotten": (
-        "requirements.py pyproject.toml operator tracker",
-        "requirements.py pyproject.toml operator",
+        "install --require-hashes -r light.txt",
+        "install -c constraints.txt kopf kubernetes prometheus-client pydantic PyYAML httpx",
         "No module named 'sqlalchemy'",
     ),
 }

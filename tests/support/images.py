@@ -30,6 +30,7 @@ INPUTS: Final = (
     "scripts/build_images.py",
     "scripts/image_base.sh",
     "scripts/requirements.py",
+    "locks",
     "operator",
     "trainer_image",
 )
