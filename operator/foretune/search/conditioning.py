@@ -51,9 +51,6 @@ LEAST: Final = 0.02
 FOLLOWS: Final = 0.6
 """Prior probability that the target follows the average of the past tasks."""
 
-ALONE: Final = 0.3
-"""Share of it that no single task deviates with: what past tasks have in common, and a process for the rest."""
-
 UNSIGNED: Final = 0.1
 """Prior probability that it has their structure, but which way is up is not known. The rest: it is much
 like one of them."""
@@ -268,8 +265,7 @@ def beliefs(values: Tensor, y: Tensor, parts: Parts) -> list[Belief]:
     # Negated or not: the same functions without a sign.
     unsigned = torch.cat([each, middle], dim=1)
     found = [
-        Belief(weights, follow, RESIDUALS, math.log(FOLLOWS * (1 - ALONE))),
-        Belief(weights, torch.zeros_like(follow), RESIDUALS, math.log(FOLLOWS * ALONE)),
+        Belief(weights, follow, RESIDUALS, math.log(FOLLOWS)),
         Belief(torch.zeros_like(weights), unsigned, RESIDUALS, math.log(UNSIGNED)),
     ]
     if len(y) < TWIN_VALUES:

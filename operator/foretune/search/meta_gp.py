@@ -2,7 +2,7 @@
 
 Two experts take turns. The one with a prior conditions what past tasks say on what this job has seen
 (`conditioning`); the plain one is `PlainGP`, as without any history. The plain expert makes at least
-every third proposal after the first ones, more the less the values of this job look as past tasks
+every second proposal after the first ones, more the less the values of this job look as past tasks
 predicted, and all once they clearly don't. The evidence is the marginal likelihood of all values so
 far, which is the product of the predictions made for each of them before it was known.
 """
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from foretune.domain.trial import Trial
     from foretune.search.designer import Completed, Deadline, Designer, Pending, Problem
 
-FLOOR: Final = 1 / 3
+FLOOR: Final = 1 / 2
 """Least share of the plain expert's proposals."""
 
 GRACE: Final = 4
 """Proposals of the prior before the plain expert has its first turn."""
 
-FAVOUR: Final = 0.0
-"""Log odds for the prior before any value."""
+FAVOUR: Final = 1.0
+"""Log odds for the prior before any value: a history is there because it is thought to help."""
 
 TAILS: Final = {"meta": 1.5, "plain": 2.5}
 """Factor by which told deviations are wider than the model's, by expert: outcomes have heavier tails than
